@@ -1,0 +1,172 @@
+//! HTTP over one connection, by hyper: HTTP/2 with mutual TLS to the API server, HTTP/2 without TLS
+//! on a Unix socket for gRPC, HTTP/1 for plain local health pages. No pool and no name lookup: the
+//! agent talks to three fixed peers, and a broken connection is made anew by the caller.
+//!
+//! kube and tonic would do this too; they bring 250 crates and a build-time protoc, this file and
+//! two small ones beside it do what the agent needs.
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
+
+/// Why a request had no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    #[error("{peer}: {source}")]
+    Connect { peer: String, source: std::io::Error },
+    #[error("{peer}: no answer within {seconds} s")]
+    Late { peer: String, seconds: u64 },
+    #[error("{peer}: {reason}")]
+    Exchange { peer: String, reason: String },
+    #[error("TLS material: {0}")]
+    Tls(String),
+}
+
+/// An HTTP/2 connection; clones share it.
+#[derive(Clone)]
+pub struct Connection {
+    sender: conn::http2::SendRequest<Full<Bytes>>,
+    peer: String,
+}
+
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
+impl Connection {
+    /// Mutual TLS to `address`, whose certificate must be for `name`.
+    pub async fn tls(address: SocketAddr, name: &str, tls: Arc<ClientConfig>) -> Result<Connection, HttpError> {
+        let peer = address.to_string();
+        let name = ServerName::try_from(name.to_owned()).map_err(|error| HttpError::Tls(error.to_string()))?;
+        let connect = async {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            TlsConnector::from(tls).connect(name, stream).await
+        };
+        let stream = limited(&peer, connect).await?;
+        Self::start(peer, TokioIo::new(stream)).await
+    }
+
+    /// HTTP/2 without TLS on a Unix stream socket.
+    pub async fn unix(path: &str) -> Result<Connection, HttpError> {
+        let stream = limited(path, UnixStream::connect(Path::new(path))).await?;
+        Self::start(path.into(), TokioIo::new(stream)).await
+    }
+
+    async fn start<T>(peer: String, stream: T) -> Result<Connection, HttpError>
+    where
+        T: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    {
+        let (sender, driver) = conn::http2::Builder::new(TokioExecutor::new())
+            .handshake(stream)
+            .await
+            .map_err(|error| HttpError::Exchange { peer: peer.clone(), reason: chain(&error) })?;
+        tokio::spawn(driver);
+        Ok(Connection { sender, peer })
+    }
+
+    /// Whether the peer has hung up.
+    pub fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
+    pub fn peer(&self) -> &str {
+        &self.peer
+    }
+
+    /// Sends a request; the answer's body is read by the caller.
+    pub async fn send(&self, request: Request<Full<Bytes>>, limit: Duration) -> Result<Response<Incoming>, HttpError> {
+        let mut sender = self.sender.clone();
+        let exchange = async {
+            sender.ready().await?;
+            sender.send_request(request).await
+        };
+        match tokio::time::timeout(limit, exchange).await {
+            Ok(answer) => {
+                answer.map_err(|error| HttpError::Exchange { peer: self.peer.clone(), reason: chain(&error) })
+            }
+            Err(_) => Err(HttpError::Late { peer: self.peer.clone(), seconds: limit.as_secs() }),
+        }
+    }
+
+    /// Sends a request and reads the whole body: status and bytes.
+    pub async fn exchange(&self, request: Request<Full<Bytes>>, limit: Duration) -> Result<(u16, Bytes), HttpError> {
+        let answer = self.send(request, limit).await?;
+        let status = answer.status().as_u16();
+        let body = tokio::time::timeout(limit, answer.into_body().collect())
+            .await
+            .map_err(|_| HttpError::Late { peer: self.peer.clone(), seconds: limit.as_secs() })?
+            .map_err(|error| HttpError::Exchange { peer: self.peer.clone(), reason: chain(&error) })?;
+        Ok((status, body.to_bytes()))
+    }
+}
+
+async fn limited<T>(peer: &str, future: impl Future<Output = std::io::Result<T>>) -> Result<T, HttpError> {
+    match tokio::time::timeout(CONNECT_LIMIT, future).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(source)) => Err(HttpError::Connect { peer: peer.into(), source }),
+        Err(_) => Err(HttpError::Late { peer: peer.into(), seconds: CONNECT_LIMIT.as_secs() }),
+    }
+}
+
+/// Client configuration from PEM texts: the CA to trust, our certificate and key.
+pub fn tls(authority: &str, certificate: &str, key: &str) -> Result<Arc<ClientConfig>, HttpError> {
+    let refused = |error: &dyn std::fmt::Display| HttpError::Tls(error.to_string());
+    let mut roots = RootCertStore::empty();
+    let authority = CertificateDer::from_pem_slice(authority.as_bytes()).map_err(|error| refused(&error))?;
+    roots.add(authority).map_err(|error| refused(&error))?;
+    let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(|error| refused(&error))?;
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| refused(&error))?;
+    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| refused(&error))?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(vec![certificate], key)
+        .map_err(|error| refused(&error))?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// GET of a plain HTTP/1 page on this machine: status and bytes.
+pub async fn get_plain(address: SocketAddr, path: &str, limit: Duration) -> Result<(u16, Bytes), HttpError> {
+    let peer = address.to_string();
+    let failed = |error: hyper::Error| HttpError::Exchange { peer: peer.clone(), reason: chain(&error) };
+    let stream = limited(&peer, TcpStream::connect(address)).await?;
+    let (mut sender, driver) = conn::http1::handshake::<_, Full<Bytes>>(TokioIo::new(stream)).await.map_err(failed)?;
+    tokio::spawn(driver);
+    let request = Request::get(path)
+        .header("host", &peer)
+        .body(Full::default())
+        .map_err(|error| HttpError::Exchange { peer: peer.clone(), reason: error.to_string() })?;
+    let exchange = async {
+        let answer = sender.send_request(request).await?;
+        let status = answer.status().as_u16();
+        Ok((status, answer.into_body().collect().await?.to_bytes()))
+    };
+    tokio::time::timeout(limit, exchange)
+        .await
+        .map_err(|_| HttpError::Late { peer: peer.clone(), seconds: limit.as_secs() })?
+        .map_err(failed)
+}
+
+/// An error with the errors below it: hyper's own text leaves the cause out.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut below = error.source();
+    while let Some(error) = below {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        below = error.source();
+    }
+    text
+}

@@ -1,0 +1,85 @@
+//! The node agent: what makes a booted machine a member of its cluster, as a supervised service of
+//! init, and init's helpers around pods. Subcommands are in `USAGE`.
+
+mod api;
+mod approval;
+mod certificates;
+mod clock;
+mod cni;
+mod containerd;
+mod dns;
+mod etcd;
+mod facts;
+mod files;
+mod grpc;
+mod http;
+mod images;
+mod link_address;
+mod machine;
+mod manifests;
+mod node;
+mod render;
+mod run;
+mod sntp;
+mod stop;
+
+use machine::say;
+use std::path::Path;
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: agent run | import-images | stop-pods
+  run            certificates, configurations, cluster work; until it is stopped
+  import-images  the image's OCI layouts into containerd; ends when done
+  stop-pods      at shutdown: pods within their grace periods; ends when done";
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let command = arguments.next();
+    if arguments.next().is_some() {
+        say(USAGE);
+        return ExitCode::from(2);
+    }
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            say(format!("no event loop: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let root = Path::new("/");
+    let result = match command.as_deref() {
+        Some("run") => runtime.block_on(run::run(root)).map_err(|error| error.to_string()),
+        Some("import-images") => runtime.block_on(import(root)),
+        Some("stop-pods") => {
+            runtime.block_on(stop::run(shutdown_api(root)));
+            Ok(())
+        }
+        _ => {
+            say(USAGE);
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            say(message);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn import(root: &Path) -> Result<(), String> {
+    let facts = facts::Facts::read(root).map_err(|error| error.to_string())?;
+    let names = images::import_all(root, &facts.image.pause_image).await.map_err(|error| error.to_string())?;
+    for name in names {
+        say(format!("imported {name}"));
+    }
+    Ok(())
+}
+
+/// The API, when this machine can reach one: the shutdown goes on without it.
+fn shutdown_api(root: &Path) -> Option<(api::Api, String)> {
+    let facts = facts::Facts::read(root).ok()?;
+    let api = run::local_api(root).ok()?;
+    Some((api, facts.identity.name))
+}

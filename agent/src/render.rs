@@ -1,0 +1,354 @@
+//! Renders the image's templates. A template's path below `paths::TEMPLATES_DIR` is the path of the
+//! file it makes. Its first line may say `{# mode 0600 user etcd #}`; without it the file is root's
+//! and 0644. An undefined variable is an error, not an empty string.
+
+use crate::certificates::api_service_address;
+use crate::etcd::Start;
+use crate::facts::{Facts, under};
+use crate::files::{self, FileError, NewFile};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
+use minijinja::{Environment, UndefinedBehavior, Value, context};
+use spec::cluster::{Cluster, Machine, Role};
+use spec::{paths, ports, seed};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+/// Why the configurations could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum RenderError {
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error(transparent)]
+    Certificate(#[from] crate::certificates::CertificateError),
+    #[error(transparent)]
+    Pki(#[from] pki::Error),
+    #[error("template {path}: {reason}")]
+    Template { path: PathBuf, reason: String },
+}
+
+/// Renders every template below `root` into files (not yet written). etcd's files are left out
+/// when it must not start: its service waits for them.
+pub fn render(facts: &Facts, root: &Path, start: &Start) -> Result<Vec<NewFile>, RenderError> {
+    let folder = under(root, paths::TEMPLATES_DIR);
+    let values = values(facts)?;
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).keep_trailing_newline(true).build();
+    environment
+        .set_syntax(syntax.map_err(|error| RenderError::Template { path: folder.clone(), reason: error.to_string() })?);
+    let mut rendered = Vec::new();
+    for relative in files::list(&folder)? {
+        if relative.starts_with("etc/etcd") && matches!(start, Start::Refuse(_)) {
+            continue;
+        }
+        let text = files::read(&folder.join(&relative))?;
+        let header = header(&text).map_err(|reason| RenderError::Template { path: relative.clone(), reason })?;
+        let content = environment
+            .render_str(&text, &values)
+            .map_err(|error| RenderError::Template { path: relative.clone(), reason: format!("{error:#}") })?;
+        rendered.push(NewFile {
+            path: root.join(&relative),
+            content: content.into_bytes(),
+            mode: header.mode,
+            owner: facts.owner(header.user.as_deref())?,
+        });
+    }
+    rendered.extend(registry_mirrors(facts, root));
+    Ok(rendered)
+}
+
+/// Which service reads a configuration, by the beginning of its path.
+const READERS: [(&str, &str); 10] = [
+    ("etc/etcd/", "etcd"),
+    ("etc/containerd/config.toml", "containerd"),
+    ("etc/coredns/", "coredns"),
+    ("etc/kubernetes/kube-apiserver.", "kube-apiserver"),
+    ("etc/kubernetes/authentication.", "kube-apiserver"),
+    ("etc/kubernetes/audit-policy.", "kube-apiserver"),
+    ("etc/kubernetes/kube-controller-manager.", "kube-controller-manager"),
+    ("etc/kubernetes/scheduler.", "kube-scheduler"),
+    ("etc/kubernetes/kubelet.", "kubelet"),
+    ("etc/kubernetes/proxy.", "kube-proxy"),
+];
+
+/// Services whose configuration is on disk with another content, and so must be restarted once it
+/// is written: after a change of address or of the image.
+pub fn outdated(rendered: &[NewFile], root: &Path) -> BTreeSet<&'static str> {
+    let changed = rendered.iter().filter(|file| std::fs::read(&file.path).is_ok_and(|found| found != file.content));
+    let service = |file: &NewFile| {
+        let relative = file.path.strip_prefix(root).ok()?.to_str()?;
+        READERS.iter().find(|(start, _)| relative.starts_with(start)).map(|(_, service)| *service)
+    };
+    changed.filter_map(service).collect()
+}
+
+/// Writes what was rendered, making the folders. /etc is a tmpfs: nothing is flushed.
+pub fn write(rendered: &[NewFile]) -> Result<(), FileError> {
+    for file in rendered {
+        if let Some(parent) = file.path.parent()
+            && !parent.exists()
+        {
+            files::make_directory(parent, 0o755, None)?;
+        }
+    }
+    files::write_all(rendered, false)
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Header {
+    mode: u32,
+    user: Option<String>,
+}
+
+fn header(template: &str) -> Result<Header, String> {
+    let mut header = Header { mode: 0o644, user: None };
+    let first = template.lines().next().unwrap_or_default();
+    let Some(words) = first.strip_prefix("{#").and_then(|rest| rest.strip_suffix("#}")) else { return Ok(header) };
+    let words: Vec<&str> = words.split_whitespace().collect();
+    for pair in words.chunks(2) {
+        match pair {
+            ["mode", mode] => {
+                header.mode = u32::from_str_radix(mode, 8).map_err(|_| format!("mode {mode:?} is not octal"))?;
+            }
+            ["user", user] => header.user = Some((*user).into()),
+            _ => return Err(format!("the first line says {pair:?}, `mode OCTAL` or `user NAME` is wanted")),
+        }
+    }
+    Ok(header)
+}
+
+/// The variables of the templates.
+fn values(facts: &Facts) -> Result<Value, RenderError> {
+    let addresses = facts.addresses();
+    let address = addresses.first().map(ToString::to_string).unwrap_or_default();
+    let machine = facts.machine();
+    let mut taints: Vec<BTreeMap<&'static str, String>> =
+        machine.map(|machine| machine.taints.iter().filter_map(|text| taint(text)).collect()).unwrap_or_default();
+    if facts.is_master() && !facts.cluster.schedulable_masters {
+        taints.extend(taint("node-role.kubernetes.io/control-plane:NoSchedule"));
+    }
+    let mut upstreams = facts.cluster.dns.clone();
+    if upstreams.is_empty() {
+        upstreams.extend(facts.identity.dns.clone());
+    }
+    Ok(context! {
+        name => facts.identity.name.as_str(),
+        machine_id => facts.identity.machine_id.as_str(),
+        master => facts.is_master(),
+        // As it stands in a URL.
+        url_address => if address.contains(':') { format!("[{address}]") } else { address.clone() },
+        address,
+        masters => masters(&facts.cluster).count(),
+        dns_masters => dns_masters(facts),
+        addresses => addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        cluster => Value::from(Serde(&facts.cluster)),
+        api_service_address => api_service_address(&facts.cluster)?.to_string(),
+        dns_service_address => dns_service_address(facts)?,
+        image => Value::from(Serde(&facts.image)),
+        taints,
+        upstreams,
+        memory_mib => facts.memory_mib,
+        encryption_key => facts.secrets.text(seed::files::ENCRYPTION_KEY)?.trim(),
+        kubernetes_ca => facts.secrets.text(&pki::AuthorityName::Kubernetes.certificate_file())?,
+        ports => context! {
+            api => ports::KUBE_APISERVER, etcd_client => ports::ETCD_CLIENT, etcd_peer => ports::ETCD_PEER,
+            etcd_metrics => ports::ETCD_METRICS, kubelet => ports::KUBELET, kubelet_health => ports::KUBELET_HEALTH,
+            proxy_health => ports::KUBE_PROXY_HEALTH, controller_manager => ports::KUBE_CONTROLLER_MANAGER,
+            scheduler => ports::KUBE_SCHEDULER, dns_master => ports::DNS_MASTER,
+            node_port_first => ports::NODE_PORT_FIRST, node_port_last => ports::NODE_PORT_LAST,
+        },
+        node_dns_address => ports::NODE_DNS_ADDRESS.to_string(),
+        pki => paths::PKI_DIR,
+        seed_pki => format!("{}/{}", paths::SEED_DIR, seed::files::PKI_DIR),
+        kubernetes_dir => paths::KUBERNETES_DIR,
+        cni_config_dir => paths::CNI_CONFIG_DIR,
+        cni_plugin_dir => paths::CNI_PLUGIN_DIR,
+        cni_addon_dir => paths::CNI_ADDON_DIR,
+    })
+}
+
+fn masters(cluster: &Cluster) -> impl Iterator<Item = &Machine> {
+    cluster.machines.iter().filter(|machine| machine.role == Role::Master)
+}
+
+/// Where CoreDNS of the masters answers, `ADDRESS:PORT`; a master asks itself first of all.
+fn dns_masters(facts: &Facts) -> Vec<String> {
+    let own = facts.is_master().then_some(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let others = masters(&facts.cluster)
+        .filter(|machine| machine.name != facts.identity.name)
+        .filter_map(|machine| machine.network.address.as_deref().and_then(crate::facts::address));
+    own.into_iter().chain(others).map(|address| SocketAddr::new(address, ports::DNS_MASTER).to_string()).collect()
+}
+
+/// The tenth address of the service network, by custom the cluster's DNS.
+fn dns_service_address(facts: &Facts) -> Result<String, RenderError> {
+    Ok(match api_service_address(&facts.cluster)? {
+        IpAddr::V4(first) => Ipv4Addr::from(u32::from(first) + 9).to_string(),
+        IpAddr::V6(first) => Ipv6Addr::from(u128::from(first) + 9).to_string(),
+    })
+}
+
+/// `key=value:Effect` or `key:Effect` as the fields of a Kubernetes taint.
+pub fn taint(text: &str) -> Option<BTreeMap<&'static str, String>> {
+    let (left, effect) = text.rsplit_once(':')?;
+    let (key, value) = left.split_once('=').unwrap_or((left, ""));
+    let known = ["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&effect);
+    (known && !key.is_empty()).then(|| {
+        BTreeMap::from([("key", key.to_string()), ("value", value.to_string()), ("effect", effect.to_string())])
+    })
+}
+
+/// containerd's hosts.toml of each registry with mirrors.
+fn registry_mirrors(facts: &Facts, root: &Path) -> Vec<NewFile> {
+    let folder = under(root, "/etc/containerd/certs.d");
+    let file = |(registry, mirrors): (&String, &Vec<String>)| {
+        let mut text = String::new();
+        for mirror in mirrors {
+            text.push_str(&format!("[host.{mirror:?}]\n  capabilities = [\"pull\", \"resolve\"]\n"));
+        }
+        NewFile { path: folder.join(registry).join("hosts.toml"), content: text.into_bytes(), mode: 0o644, owner: None }
+    };
+    facts.cluster.registry_mirrors.iter().map(file).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::facts::tests::example;
+
+    fn facts() -> Facts {
+        example(time::OffsetDateTime::from_unix_timestamp(1_795_000_000).unwrap())
+    }
+
+    fn template(name: &str, text: &str) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        let path = under(root.path(), paths::TEMPLATES_DIR).join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+        root
+    }
+
+    #[test]
+    fn a_template_becomes_the_file_of_its_path_with_the_mode_of_its_first_line() {
+        let root = template("etc/x/y.conf", "{# mode 0600 user etcd #}\n{{ name }} {{ dns_service_address }}\n");
+        let files = render(&facts(), root.path(), &Start::Resume).unwrap();
+        assert_eq!(files[0].path, root.path().join("etc/x/y.conf"));
+        assert_eq!(files[0].mode, 0o600);
+        assert_eq!(files[0].owner.unwrap().uid, 200);
+        assert_eq!(String::from_utf8_lossy(&files[0].content).trim(), "m1 10.96.0.10");
+    }
+
+    #[test]
+    fn an_undefined_variable_and_a_bad_header_are_errors_that_name_the_template() {
+        for text in ["{{ nothing }}", "{# mode rw #}\n", "{# owner root #}\n"] {
+            let root = template("etc/bad.conf", text);
+            let message = render(&facts(), root.path(), &Start::Resume).map(|_| ()).unwrap_err().to_string();
+            assert!(message.contains("etc/bad.conf"), "{message}");
+        }
+    }
+
+    #[test]
+    fn etcd_gets_no_configuration_when_it_must_not_start() {
+        let root = template("etc/etcd/etcd.yaml", "name: x\n");
+        assert!(render(&facts(), root.path(), &Start::Refuse("x".into())).unwrap().is_empty());
+        assert_eq!(render(&facts(), root.path(), &Start::FormSingle).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_new_address_restarts_the_services_that_it_concerns() {
+        let root = overlaid(&[&EVERYWHERE[..], &["etcd", "kubernetes-master"]].concat());
+        let mut facts = facts();
+        let first = render(&facts, root.path(), &Start::FormSingle).unwrap();
+        assert!(outdated(&first, root.path()).is_empty(), "nothing runs yet");
+        write(&first).unwrap();
+        assert!(outdated(&render(&facts, root.path(), &Start::Resume).unwrap(), root.path()).is_empty());
+        facts.identity.addresses = vec!["192.0.2.77/24".into()];
+        let moved = outdated(&render(&facts, root.path(), &Start::Resume).unwrap(), root.path());
+        assert_eq!(moved, BTreeSet::from(["etcd", "kube-apiserver", "kubelet"]));
+    }
+
+    #[test]
+    fn taints_are_read_with_and_without_a_value() {
+        assert_eq!(taint("a=b:NoSchedule").unwrap()["value"], "b");
+        assert_eq!(taint("example.com/a:NoExecute").unwrap()["key"], "example.com/a");
+        assert_eq!(taint("a=b:Never"), None);
+        assert_eq!(taint("a"), None);
+    }
+
+    /// The project's overlays laid over each other, as the builder does it.
+    fn overlaid(names: &[&str]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        let overlays = Path::new(env!("CARGO_MANIFEST_DIR")).join("../overlays");
+        for name in names {
+            for relative in files::list(&overlays.join(name)).unwrap() {
+                let target = root.path().join(&relative);
+                std::fs::create_dir_all(target.parent().unwrap()).unwrap();
+                std::fs::copy(overlays.join(name).join(&relative), &target).unwrap();
+            }
+        }
+        root
+    }
+
+    const EVERYWHERE: [&str; 5] = ["base", "containerd", "dns", "monitoring", "kubernetes"];
+
+    #[test]
+    fn every_service_of_the_overlays_is_read_and_waits_for_others_that_exist() {
+        for more in [&[][..], &["etcd", "kubernetes-master"][..]] {
+            let root = overlaid(&[&EVERYWHERE[..], more].concat());
+            let folder = under(root.path(), paths::SERVICES_DIR);
+            let mut services = BTreeMap::new();
+            for relative in files::list(&folder).unwrap() {
+                let text = files::read(&folder.join(&relative)).unwrap();
+                let service: spec::service::Service =
+                    toml::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", relative.display()));
+                services.insert(relative.file_stem().unwrap().to_string_lossy().into_owned(), service);
+            }
+            for (name, service) in &services {
+                let missing: Vec<_> = service.after.iter().filter(|after| !services.contains_key(*after)).collect();
+                assert!(missing.is_empty(), "{name} waits for {missing:?}");
+            }
+            assert!(services.len() >= 8, "{:?}", services.keys());
+        }
+    }
+
+    #[test]
+    fn every_template_of_the_overlays_renders_for_both_roles_and_families() {
+        for role in [Role::Master, Role::Node] {
+            for address in ["192.0.2.10/24", "fd00::10/64"] {
+                let mut facts = facts();
+                facts.identity.role = role;
+                facts.identity.addresses = vec![address.into()];
+                facts.cluster.schedulable_masters = false;
+                let more: &[&str] = if role == Role::Master { &["etcd", "kubernetes-master"] } else { &[] };
+                let root = overlaid(&[&EVERYWHERE[..], more].concat());
+                for file in render(&facts, root.path(), &Start::FormSingle).unwrap() {
+                    let name = file.path.to_string_lossy().into_owned();
+                    let text = String::from_utf8(file.content).unwrap();
+                    assert!(!text.contains("{{") && !text.contains("{%"), "{name}: {text}");
+                    if name.ends_with(".yaml") {
+                        let parsed: Result<Vec<serde_json::Value>, _> = serde_saphyr::from_multiple(&text);
+                        parsed.unwrap_or_else(|error| panic!("{name}: {error}\n{text}"));
+                    }
+                    if name.ends_with(".toml") {
+                        toml::from_str::<toml::Table>(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+                    }
+                    assert_eq!(file.mode == 0o600, name.ends_with("encryption.yaml"), "{name}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn mirrors_become_hosts_files() {
+        let mut facts = facts();
+        facts.cluster.registry_mirrors.insert("docker.io".into(), vec!["http://192.0.2.1:5000".into()]);
+        let root = tempfile::tempdir().unwrap();
+        let files = render(&facts, root.path(), &Start::Resume).unwrap();
+        assert!(files[0].path.ends_with("etc/containerd/certs.d/docker.io/hosts.toml"));
+        let text = String::from_utf8(files[0].content.clone()).unwrap();
+        assert!(toml::from_str::<toml::Table>(&text).unwrap()["host"]["http://192.0.2.1:5000"].is_table());
+    }
+}

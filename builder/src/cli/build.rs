@@ -1,0 +1,63 @@
+//! `imgbuild --profile NAME`, `imgbuild build`.
+
+use crate::error::Result;
+use crate::profile::Profile;
+use crate::request::{BuildRequest, Context};
+use clap::Args;
+use std::path::PathBuf;
+
+#[derive(Args)]
+#[command(next_help_heading = "Options of build")]
+pub(super) struct BuildArguments {
+    /// Profile of the project, or path of a TOML file of your own; several combine, later ones win
+    #[arg(short, long = "profile", value_name = "NAME|FILE")]
+    pub(super) profile: Vec<String>,
+    /// Folder of the artifacts [default: out/ and the profiles' names joined by -]
+    #[arg(short, long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Cluster definition below clusters/ [default: default]
+    #[arg(short, long, value_name = "NAME")]
+    cluster: Option<String>,
+    /// Machine of the cluster definition that the image is for [default: found by MAC or serial at boot]
+    #[arg(short, long, value_name = "NAME")]
+    machine: Option<String>,
+}
+
+impl BuildArguments {
+    pub(super) fn is_empty(&self) -> bool {
+        self.profile.is_empty() && self.out.is_none() && self.cluster.is_none() && self.machine.is_none()
+    }
+}
+
+pub(super) fn execute(context: Context, arguments: &BuildArguments) -> Result<()> {
+    let profile = Profile::load(&context.project, &arguments.profile)?;
+    profile.role()?;
+    let out = match &arguments.out {
+        Some(out) => out.clone(),
+        None => context.project.out(&profile.name),
+    };
+    let cluster = super::cluster::name_or_default(arguments.cluster.as_deref())?;
+    let request = BuildRequest { context, profile, out, cluster, machine: arguments.machine.clone() };
+    tell(&request);
+    crate::pipeline::build(&request)
+}
+
+/// With `-v` the folders and files of the build, with `-vv` every value too.
+fn tell(request: &BuildRequest) {
+    let BuildRequest { context, profile, out, cluster, .. } = request;
+    if context.verbosity >= 1 {
+        let files: Vec<&str> = profile.sources.iter().map(|source| source.name.as_str()).collect();
+        context.progress.note(&format!(
+            "project {}, cache {}",
+            context.project.root.display(),
+            context.project.cache.display()
+        ));
+        context.progress.note(&format!("profile {}: {}", profile.name, files.join(", ")));
+        context.progress.note(&format!("cluster {cluster}, output {}", out.display()));
+    }
+    if context.verbosity >= 2 {
+        for value in profile.values() {
+            context.progress.note(&format!("{} = {}    # {}", value.path, value.value, value.origin));
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! `imgbuild cluster`: definitions.
+
+use super::{print, print_json};
+use crate::cluster::{DEFAULT, Definition, NewCluster, create, is_label, write_kubeconfig};
+use crate::error::{Error, Result};
+use crate::request::Context;
+use clap::Subcommand;
+use std::fmt::Write;
+use time::OffsetDateTime;
+
+#[derive(Subcommand)]
+pub(super) enum ClusterCommand {
+    /// Make a definition and its secrets: clusters/NAME
+    New {
+        /// A DNS label
+        name: String,
+        /// Number of masters, named master-1 and so on
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=9))]
+        masters: u8,
+        /// A master with its static address; give it once for each
+        #[arg(long, value_name = "NAME=ADDRESS/PREFIX", conflicts_with = "masters")]
+        master: Vec<String>,
+    },
+    /// Check a definition and its secrets: every conflict at once
+    Check {
+        #[arg(default_value = DEFAULT)]
+        name: String,
+    },
+    /// Show a definition: networks, machines, how long the certificates last
+    Show {
+        #[arg(default_value = DEFAULT)]
+        name: String,
+    },
+    /// Issue the operator's certificate anew, into admin.kubeconfig
+    Kubeconfig {
+        #[arg(default_value = DEFAULT)]
+        name: String,
+        /// URL of the API [default: from the definition]
+        #[arg(long, value_name = "URL")]
+        server: Option<String>,
+    },
+}
+
+/// The name of a cluster, `default` when none is given.
+pub(super) fn name_or_default(name: Option<&str>) -> Result<String> {
+    match name {
+        None => Ok(DEFAULT.to_owned()),
+        Some(name) if is_label(name) => Ok(name.to_owned()),
+        Some(name) => Err(Error::bad_input(format!("{name:?} is no name of a cluster"))
+            .help("the name of a folder below clusters/ is wanted: lower-case letters, digits and -")),
+    }
+}
+
+pub(super) fn execute(context: &Context, command: &ClusterCommand) -> Result<()> {
+    let now = OffsetDateTime::now_utc();
+    let read = |name: &str| name_or_default(Some(name)).and_then(|name| Definition::of_name(&context.project, &name));
+    match command {
+        ClusterCommand::New { name, masters, master } => {
+            let new = match master.is_empty() {
+                true => NewCluster::of_count(name, usize::from(*masters)),
+                false => NewCluster::of_masters(name, master)?,
+            };
+            let folder = create(&context.project, &new, now)?;
+            print(&created(context, &new, &context.project.display(&folder)))
+        }
+        ClusterCommand::Check { name } => check(context, &read(name)?, now),
+        ClusterCommand::Show { name } => show(context, &read(name)?),
+        ClusterCommand::Kubeconfig { name, server } => {
+            let path = write_kubeconfig(&read(name)?, server.as_deref(), now)?;
+            print(&format!("{}\n", context.project.display(&path)))
+        }
+    }
+}
+
+fn created(context: &Context, new: &NewCluster, folder: &str) -> String {
+    if context.json {
+        return format!("{}\n", serde_json::json!({ "cluster": new.name, "folder": folder }));
+    }
+    let unfinished = new.masters.len() > 1 && new.masters.iter().all(|master| master.address.is_none());
+    let next = match unfinished {
+        true => format!(
+            "The masters still need addresses: write them into {folder}/cluster.toml, then: imgbuild cluster check {}",
+            new.name
+        ),
+        false => format!("Build an image for it: imgbuild --profile master --cluster {}", new.name),
+    };
+    format!("{folder} holds the definition and the cluster's secrets: keep a copy, show it to nobody.\n{next}\n")
+}
+
+fn check(context: &Context, definition: &Definition, now: OffsetDateTime) -> Result<()> {
+    definition.require_sound(context, now)?;
+    let machines = definition.cluster.machines.len();
+    let noun = if machines == 1 { "machine" } else { "machines" };
+    match context.json {
+        true => {
+            print_json(&serde_json::json!({ "cluster": definition.cluster.name, "machines": machines, "sound": true }))
+        }
+        false => print(&format!("{} is sound: {machines} {noun}\n", definition.source.name)),
+    }
+}
+
+fn show(context: &Context, definition: &Definition) -> Result<()> {
+    let cluster = &definition.cluster;
+    if context.json {
+        let document =
+            serde_json::to_value(cluster).map_err(|error| Error::because("the definition cannot be shown", error))?;
+        return print_json(&document);
+    }
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        text,
+        "cluster   {}\npods      {}\nservices  {}\n",
+        cluster.name, cluster.pod_cidr, cluster.service_cidr
+    );
+    let _ = writeln!(text, "{:<20} {:<7} {:<20} FOUND BY", "MACHINE", "ROLE", "ADDRESS");
+    for machine in &cluster.machines {
+        let found = match (&machine.mac, &machine.serial) {
+            (Some(mac), _) => format!("MAC {mac}"),
+            (None, Some(serial)) => format!("serial {serial}"),
+            (None, None) => "role".to_owned(),
+        };
+        let address = machine.network.address.as_deref().unwrap_or("DHCP");
+        let _ = writeln!(text, "{:<20} {:<7} {address:<20} {found}", machine.name, machine.role.name());
+    }
+    print(&text)
+}

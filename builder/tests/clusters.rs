@@ -1,0 +1,180 @@
+//! Cluster definitions with mistakes, and the making of new ones: never over an existing one, never half.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use pki::{Authority, AuthorityName};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use support::{Project, says};
+use time::{Duration, OffsetDateTime};
+
+const DEFINITION: &str = "clusters/lab/cluster.toml";
+
+fn with_cluster() -> Project {
+    let project = Project::new();
+    project.done(&["cluster", "new", "lab", "--master", "master-1=192.0.2.11/24"]);
+    project
+}
+
+fn mode(path: &Path) -> u32 {
+    path.metadata().unwrap().permissions().mode() & 0o7777
+}
+
+#[test]
+fn a_new_cluster_is_sound_closed_and_never_replaced() {
+    let project = with_cluster();
+    says(&project.done(&["cluster", "check", "lab"]), &["clusters/lab/cluster.toml is sound: 1 machine"]);
+    assert_eq!(mode(&project.path("clusters/lab/secrets")), 0o700);
+    assert_eq!(mode(&project.path("clusters/lab/secrets/kubernetes.key")), 0o600);
+    assert_eq!(mode(&project.path("clusters/lab/admin.kubeconfig")), 0o600);
+    let before = std::fs::read(project.path("clusters/lab/secrets/kubernetes.key")).unwrap();
+    says(&project.refused(&["cluster", "new", "lab"]), &["clusters/lab exists already"]);
+    assert_eq!(std::fs::read(project.path("clusters/lab/secrets/kubernetes.key")).unwrap(), before);
+    assert_eq!(project.leftovers(), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn a_name_that_leads_elsewhere_is_refused() {
+    let project = Project::new();
+    for name in ["../x", "Lab", "a.b", ""] {
+        says(&project.refused(&["cluster", "new", name]), &["is no name for a cluster"]);
+    }
+    says(&project.refused(&["--profile", "master", "--cluster", "../x"]), &["is no name of a cluster"]);
+    assert!(!project.path("clusters").exists());
+}
+
+#[test]
+fn overlapping_networks_are_refused_at_their_line() {
+    let project = with_cluster();
+    project.edit(DEFINITION, "10.96.0.0/12", "10.244.128.0/20");
+    let text = project.refused(&["cluster", "check", "lab"]);
+    says(&text, &["service-cidr 10.244.128.0/20 overlaps pod-cidr 10.244.0.0/16", "clusters/lab/cluster.toml:5:"]);
+}
+
+#[test]
+fn a_machine_within_the_pods_network_is_refused() {
+    let project = with_cluster();
+    project.edit(DEFINITION, "192.0.2.11/24", "10.244.3.1/24");
+    says(&project.refused(&["cluster", "check", "lab"]), &["the network 10.244.3.0/24 of master-1 overlaps pod-cidr"]);
+}
+
+#[test]
+fn an_address_twice_is_refused_at_the_second() {
+    let project = Project::new();
+    let text = project.refused(&[
+        "cluster",
+        "new",
+        "lab",
+        "--master",
+        "a=192.0.2.1/24",
+        "--master",
+        "b=192.0.2.2/24",
+        "--master",
+        "c=192.0.2.1/24",
+    ]);
+    says(&text, &["the address 192.0.2.1 of c is a's too", "clusters/lab/cluster.toml:"]);
+    assert!(!project.path("clusters/lab").exists());
+    assert_eq!(project.leftovers(), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn masters_without_addresses_are_refused_when_there_are_several() {
+    let project = Project::new();
+    says(&project.done(&["cluster", "new", "lab", "--masters", "3"]), &["The masters still need addresses"]);
+    let text = project.refused(&["cluster", "check", "lab"]);
+    says(
+        &text,
+        &["cluster lab: 3 problems", "the master master-1 has no address", "the master master-3 has no address"],
+    );
+    says(&project.refused(&["--profile", "master", "--cluster", "lab"]), &["the master master-2 has no address"]);
+}
+
+#[test]
+fn an_unknown_role_and_an_unknown_key_are_refused_at_their_lines() {
+    let project = with_cluster();
+    project.edit(DEFINITION, "role = \"master\"", "role = \"worker\"");
+    says(
+        &project.refused(&["cluster", "check", "lab"]),
+        &["unknown variant `worker`", "clusters/lab/cluster.toml:9:8"],
+    );
+    project.edit(DEFINITION, "role = \"worker\"", "rol = \"master\"");
+    says(&project.refused(&["cluster", "check", "lab"]), &["unknown field `rol`"]);
+}
+
+#[test]
+fn an_expired_authority_is_refused_also_by_a_build() {
+    let project = with_cluster();
+    let now = OffsetDateTime::now_utc();
+    let expired =
+        Authority::with_validity("lab kubernetes CA", now - Duration::days(20), now - Duration::days(10)).unwrap();
+    replace_authority(&project, &expired);
+    let message = "the authority clusters/lab/secrets/kubernetes.crt expired on";
+    says(&project.refused(&["cluster", "check", "lab"]), &[message]);
+    says(&project.refused(&["--profile", "master", "--cluster", "lab"]), &[message]);
+    assert!(!project.path("out").exists());
+}
+
+#[test]
+fn an_authority_that_expires_soon_is_warned_about() {
+    let project = with_cluster();
+    let now = OffsetDateTime::now_utc();
+    let soon =
+        Authority::with_validity("lab kubernetes CA", now - Duration::days(20), now + Duration::days(10)).unwrap();
+    replace_authority(&project, &soon);
+    let assert = project.imgbuild(&["cluster", "check", "lab"]).assert().success();
+    says(
+        &String::from_utf8_lossy(&assert.get_output().stderr),
+        &["warning: clusters/lab/secrets/kubernetes.crt expires on"],
+    );
+}
+
+fn replace_authority(project: &Project, authority: &Authority) {
+    let place = |name: String| project.path(&name.replace("pki/", "clusters/lab/secrets/"));
+    std::fs::write(place(AuthorityName::Kubernetes.certificate_file()), authority.certificate()).unwrap();
+    std::fs::write(place(AuthorityName::Kubernetes.key_file()), authority.key()).unwrap();
+}
+
+#[test]
+fn a_key_that_others_may_read_is_refused_with_the_command_that_mends_it() {
+    let project = with_cluster();
+    let key = project.path("clusters/lab/secrets/etcd.key");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o640)).unwrap();
+    says(
+        &project.refused(&["cluster", "check", "lab"]),
+        &["clusters/lab/secrets/etcd.key has the mode 0640", "chmod 600 "],
+    );
+}
+
+#[test]
+fn missing_secrets_are_told_from_wrong_ones() {
+    let project = with_cluster();
+    std::fs::remove_file(project.path("clusters/lab/secrets/machine.key")).unwrap();
+    says(&project.refused(&["cluster", "check", "lab"]), &["pki/machine.key", "missing"]);
+    std::fs::remove_dir_all(project.path("clusters/lab/secrets")).unwrap();
+    says(&project.refused(&["cluster", "check", "lab"]), &["the secrets clusters/lab/secrets cannot be read"]);
+}
+
+#[test]
+fn a_cluster_that_does_not_exist_is_made_only_when_it_is_the_default() {
+    let project = Project::new();
+    says(
+        &project.refused(&["--profile", "master", "--cluster", "lab"]),
+        &["no cluster \"lab\"", "imgbuild cluster new lab"],
+    );
+    says(&project.refused(&["cluster", "show", "lab"]), &["no cluster definition clusters/lab/cluster.toml"]);
+}
+
+#[test]
+fn the_operators_certificate_is_issued_anew() {
+    let project = with_cluster();
+    let kubeconfig = project.path("clusters/lab/admin.kubeconfig");
+    let before = std::fs::read_to_string(&kubeconfig).unwrap();
+    says(&before, &["https://192.0.2.11:6443"]);
+    project.done(&["cluster", "kubeconfig", "lab", "--server", "https://127.0.0.1:16443"]);
+    let after = std::fs::read_to_string(&kubeconfig).unwrap();
+    says(&after, &["https://127.0.0.1:16443"]);
+    assert_ne!(before, after);
+    assert_eq!(mode(&kubeconfig), 0o600);
+}

@@ -1,0 +1,80 @@
+//! A project of its own for each test, and the program run in it.
+
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
+
+use assert_cmd::Command;
+use std::path::{Path, PathBuf};
+
+pub struct Project {
+    folder: tempfile::TempDir,
+}
+
+impl Project {
+    /// A project with a sound profile `master`.
+    pub fn new() -> Project {
+        let project = Project { folder: tempfile::tempdir().unwrap() };
+        project.write("components/README.md", "");
+        project.write("overlays/base/etc/motd", "hello\n");
+        project.write("profiles/master.toml", "role = \"master\"\noverlays = [\"base\"]\n");
+        project
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, text: &str) {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    /// Replaces a text in a file, which must have it.
+    pub fn edit(&self, name: &str, from: &str, to: &str) {
+        let text = std::fs::read_to_string(self.path(name)).unwrap();
+        assert!(text.contains(from), "{from:?} in {text}");
+        std::fs::write(self.path(name), text.replace(from, to)).unwrap();
+    }
+
+    /// The program, in the project, with a cache of its own.
+    pub fn imgbuild(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::cargo_bin("imgbuild").unwrap();
+        command
+            .current_dir(self.folder.path())
+            .env("HOME", self.path("home"))
+            .env_remove("XDG_CACHE_HOME")
+            .args(arguments);
+        command
+    }
+
+    /// Runs and expects bad input (status 2); gives what was said.
+    pub fn refused(&self, arguments: &[&str]) -> String {
+        let assert = self.imgbuild(arguments).assert().code(2);
+        String::from_utf8(assert.get_output().stderr.clone()).unwrap()
+    }
+
+    /// Runs and expects success; gives standard output.
+    pub fn done(&self, arguments: &[&str]) -> String {
+        let assert = self.imgbuild(arguments).assert().success();
+        String::from_utf8(assert.get_output().stdout.clone()).unwrap()
+    }
+
+    /// Every path below the project that looks half-made.
+    pub fn leftovers(&self) -> Vec<PathBuf> {
+        let temporary =
+            |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".imgbuild-"));
+        walkdir::WalkDir::new(self.folder.path())
+            .into_iter()
+            .map(|entry| entry.unwrap().into_path())
+            .filter(|path| temporary(path))
+            .collect()
+    }
+}
+
+/// Asserts that each part is in the text.
+#[track_caller]
+pub fn says(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "{part:?} is not in:\n{text}");
+    }
+}

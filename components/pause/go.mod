@@ -1,0 +1,3 @@
+module imgbuild/components/pause
+
+go 1.26.0

@@ -1,0 +1,191 @@
+//! The EFI system partition: FAT32 in memory, the same bytes for the same files.
+
+mod dots;
+
+use crate::sparse::SparseDisk;
+use crate::tree::Content;
+use fatfs::{Date, DateTime, FatType, FileSystem, FormatVolumeOptions, FsOptions, Time, TimeProvider};
+use spec::layout::{ESP_VOLUME_LABEL, SECTOR_SIZE};
+use std::collections::BTreeMap;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use thiserror::Error;
+
+/// Files of the ESP: relative path with slashes, and content.
+pub type Files = BTreeMap<String, Content>;
+
+/// The loader's places: as every firmware finds it, and as an installed one is called.
+pub const LOADER_PATHS: [&str; 2] = ["EFI/BOOT/BOOTX64.EFI", "EFI/systemd/systemd-bootx64.efi"];
+/// Configuration of systemd-boot.
+pub const LOADER_CONFIG: &str = "loader/loader.conf";
+/// Folder of the UKIs.
+pub const UKI_FOLDER: &str = "EFI/Linux";
+
+/// Sectors of the FSInfo structure and of its copy behind the backup boot sector.
+const FS_INFO_SECTORS: [u64; 2] = [1, 7];
+/// The backup boot sector.
+const BACKUP_BOOT_SECTOR: u64 = 6;
+
+/// The first moment that FAT can tell, for every file.
+#[derive(Debug)]
+struct FirstDay;
+
+impl TimeProvider for FirstDay {
+    fn get_current_date(&self) -> Date {
+        Date { year: 1980, month: 1, day: 1 }
+    }
+
+    fn get_current_date_time(&self) -> DateTime {
+        DateTime { date: self.get_current_date(), time: Time { hour: 0, min: 0, sec: 0, millis: 0 } }
+    }
+}
+
+#[derive(Debug, Error)]
+pub enum EspError {
+    #[error("ESP: {path}: {source}")]
+    File { path: String, source: io::Error },
+    #[error("ESP: {0}")]
+    Format(io::Error),
+    #[error("ESP: `{0}` is no path for it: wanted a relative path without empty, `.` or `..` parts")]
+    Path(String),
+}
+
+/// A FAT32 volume of `size` bytes with these files, in the order of their names, dated 1980-01-01.
+/// `serial` is the volume's serial number.
+///
+/// # Errors
+/// A bad path, content that cannot be read, a volume that is too small, each by name.
+pub fn build(size: u64, serial: u32, files: &Files) -> Result<SparseDisk, EspError> {
+    let mut disk = SparseDisk::new(size);
+    let options = FormatVolumeOptions::new()
+        .fat_type(FatType::Fat32)
+        .bytes_per_sector(SECTOR_SIZE as u16)
+        .volume_id(serial)
+        .volume_label(padded_label());
+    fatfs::format_volume(&mut disk, options).map_err(EspError::Format)?;
+    disk.rewind().map_err(EspError::Format)?;
+    let options = FsOptions::new().update_accessed_date(false).time_provider(&FirstDay);
+    let volume = FileSystem::new(&mut disk, options).map_err(EspError::Format)?;
+    for (path, content) in files {
+        place(&volume, path, content)?;
+    }
+    let statistics = volume.stats().map_err(EspError::Format)?;
+    volume.unmount().map_err(EspError::Format)?;
+    dots::mend(&mut disk).map_err(EspError::Format)?;
+    finish(&mut disk, statistics.free_clusters()).map_err(EspError::Format)?;
+    Ok(disk)
+}
+
+fn padded_label() -> [u8; 11] {
+    let mut label = [b' '; 11];
+    for (place, byte) in label.iter_mut().zip(ESP_VOLUME_LABEL.bytes()) {
+        *place = byte;
+    }
+    label
+}
+
+fn place(volume: &FileSystem<&mut SparseDisk>, path: &str, content: &Content) -> Result<(), EspError> {
+    let named = |source| EspError::File { path: path.to_owned(), source };
+    let parts: Vec<&str> = path.split('/').collect();
+    if parts.iter().any(|part| part.is_empty() || *part == "." || *part == "..") {
+        return Err(EspError::Path(path.to_owned()));
+    }
+    let mut folder = volume.root_dir();
+    for part in &parts[..parts.len() - 1] {
+        // Opens it where it exists.
+        folder = folder.create_dir(part).map_err(named)?;
+    }
+    let mut file = folder.create_file(parts[parts.len() - 1]).map_err(named)?;
+    let mut reader = content.reader().map_err(named)?;
+    let copied = io::copy(&mut io::BufReader::with_capacity(1 << 16, &mut reader), &mut file).map_err(named)?;
+    if copied != content.len() {
+        let message = format!("only {copied} of {} bytes could be read", content.len());
+        return Err(named(io::Error::new(io::ErrorKind::UnexpectedEof, message)));
+    }
+    file.flush().map_err(named)
+}
+
+/// Says in FSInfo how much is free, in the copy too, and makes the backup boot sector equal to the
+/// first: fsck.fat wants no repair then.
+fn finish(disk: &mut SparseDisk, free_clusters: u32) -> io::Result<()> {
+    let mut information = read_sector(disk, FS_INFO_SECTORS[0])?;
+    information[488..492].copy_from_slice(&free_clusters.to_le_bytes());
+    for sector in FS_INFO_SECTORS {
+        write_sector(disk, sector, &information)?;
+    }
+    let boot = read_sector(disk, 0)?;
+    write_sector(disk, BACKUP_BOOT_SECTOR, &boot)
+}
+
+fn read_sector(disk: &mut SparseDisk, sector: u64) -> io::Result<[u8; SECTOR_SIZE as usize]> {
+    let mut bytes = [0; SECTOR_SIZE as usize];
+    disk.seek(SeekFrom::Start(sector * SECTOR_SIZE))?;
+    disk.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn write_sector(disk: &mut SparseDisk, sector: u64, bytes: &[u8]) -> io::Result<()> {
+    disk.seek(SeekFrom::Start(sector * SECTOR_SIZE))?;
+    disk.write_all(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZE: u64 = 40 * 1024 * 1024;
+
+    fn files() -> Files {
+        Files::from([
+            (LOADER_PATHS[0].to_owned(), Content::from(vec![1; 100_000])),
+            (LOADER_CONFIG.to_owned(), Content::from("timeout 0\n")),
+            (format!("{UKI_FOLDER}/imgbuild-a.efi"), Content::from(vec![2; 3_000_000])),
+        ])
+    }
+
+    fn bytes(disk: &mut SparseDisk) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        disk.rewind().unwrap();
+        disk.read_to_end(&mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn it_is_fat32_with_our_label_serial_and_files_and_repeats() {
+        let mut disk = build(SIZE, 0x1234_5678, &files()).unwrap();
+        let first = bytes(&mut disk);
+        assert!(first == bytes(&mut build(SIZE, 0x1234_5678, &files()).unwrap()), "the same bytes");
+        assert_eq!(first[..512], first[6 * 512..7 * 512]);
+        disk.rewind().unwrap();
+        let volume = FileSystem::new(disk, FsOptions::new()).unwrap();
+        assert_eq!((volume.fat_type(), volume.volume_id()), (FatType::Fat32, 0x1234_5678));
+        assert_eq!(volume.volume_label(), ESP_VOLUME_LABEL);
+        assert_eq!(volume.read_volume_label_from_root_dir().unwrap().unwrap(), ESP_VOLUME_LABEL);
+        let mut content = Vec::new();
+        volume.root_dir().open_file("EFI/Linux/imgbuild-a.efi").unwrap().read_to_end(&mut content).unwrap();
+        assert!(content == vec![2; 3_000_000]);
+    }
+
+    #[test]
+    fn free_space_is_told_as_it_is() {
+        let mut disk = build(SIZE, 1, &files()).unwrap();
+        let told = u32::from_le_bytes(read_sector(&mut disk, 1).unwrap()[488..492].try_into().unwrap());
+        disk.rewind().unwrap();
+        let volume = FileSystem::new(disk, FsOptions::new()).unwrap();
+        let first_fat_free = volume.stats().unwrap().free_clusters();
+        assert_eq!(told, first_fat_free);
+        assert!(told > 0 && told < volume.stats().unwrap().total_clusters());
+    }
+
+    #[test]
+    fn what_does_not_fit_and_bad_paths_are_named() {
+        let large = Files::from([("EFI/Linux/large.efi".to_owned(), Content::from(vec![3; SIZE as usize]))]);
+        let message = build(SIZE, 1, &large).unwrap_err().to_string();
+        assert!(message.contains("EFI/Linux/large.efi"), "{message}");
+        for path in ["/EFI/x", "EFI//x", "EFI/../x", ""] {
+            assert!(matches!(
+                build(SIZE, 1, &Files::from([(path.to_owned(), Content::from("x"))])),
+                Err(EspError::Path(_))
+            ));
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! The cluster definition, `clusters/NAME/cluster.toml`: what an operator writes, and what init and
+//! agent read from the seed. Checks are pure and report every conflict at once.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A cluster. Unknown keys are refused.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Cluster {
+    /// DNS label.
+    pub name: String,
+    /// DNS domain of the Services.
+    #[serde(default = "default_domain")]
+    pub domain: String,
+    /// CIDRs as text, `10.244.0.0/16`.
+    #[serde(default = "default_pod_cidr")]
+    pub pod_cidr: String,
+    #[serde(default = "default_service_cidr")]
+    pub service_cidr: String,
+    /// DNS name of the API, in the API servers' certificates.
+    #[serde(default)]
+    pub api_name: Option<String>,
+    /// An address that the masters hold among themselves.
+    #[serde(default)]
+    pub virtual_address: Option<String>,
+    #[serde(default)]
+    pub dns: Vec<String>,
+    /// SNTP servers, addresses or names; empty: those that DHCP gives.
+    #[serde(default)]
+    pub ntp: Vec<String>,
+    /// Pods may run on masters.
+    #[serde(default = "default_true")]
+    pub schedulable_masters: bool,
+    #[serde(default)]
+    pub network: NetworkChoice,
+    /// Registry host -> mirror URLs.
+    #[serde(default)]
+    pub registry_mirrors: BTreeMap<String, Vec<String>>,
+    #[serde(default, rename = "machine")]
+    pub machines: Vec<Machine>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NetworkChoice {
+    /// kube-proxy in nftables mode, bridge CNI, routes between hosts.
+    #[default]
+    KubeProxy,
+    KubeRouter,
+    /// Brought by add-on images.
+    None,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    Master,
+    Node,
+}
+
+impl Role {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Role::Master => "master",
+            Role::Node => "node",
+        }
+    }
+}
+
+/// A machine of the cluster, found by MAC address, by DMI serial, or (with neither) by being any
+/// machine whose image has the role.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Machine {
+    /// Host name, a DNS label, unique.
+    pub name: String,
+    pub role: Role,
+    /// `52:54:00:12:34:56`
+    #[serde(default)]
+    pub mac: Option<String>,
+    #[serde(default)]
+    pub serial: Option<String>,
+    #[serde(default)]
+    pub network: MachineNetwork,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// `key=value:Effect`
+    #[serde(default)]
+    pub taints: Vec<String>,
+    /// Name below /dev/disk/by-id; absent: the disk that it booted from.
+    #[serde(default)]
+    pub state_disk: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct MachineNetwork {
+    /// Static address with prefix, `192.0.2.10/24`; absent: DHCP.
+    pub address: Option<String>,
+    pub gateway: Option<String>,
+    pub dns: Vec<String>,
+    pub mtu: Option<u32>,
+    /// VLAN id on top of the interface or bond.
+    pub vlan: Option<u16>,
+    pub bond: Option<Bond>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Bond {
+    /// `802.3ad`, `active-backup`, ...
+    pub mode: String,
+    /// MAC addresses of the members.
+    pub members: Vec<String>,
+}
+
+/// Who this machine is, as init found out: `paths::IDENTITY_FILE`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Identity {
+    pub name: String,
+    pub role: Role,
+    /// 32 hexadecimal digits.
+    pub machine_id: String,
+    /// The interface with the machine's address.
+    pub interface: String,
+    /// Addresses with prefix.
+    pub addresses: Vec<String>,
+    pub gateway: Option<String>,
+    pub dns: Vec<String>,
+    /// SNTP servers from DHCP option 42 (addresses).
+    pub ntp: Vec<String>,
+    /// The first boot of this state.
+    pub fresh_state: bool,
+}
+
+fn default_domain() -> String {
+    "cluster.local".into()
+}
+fn default_pod_cidr() -> String {
+    "10.244.0.0/16".into()
+}
+fn default_service_cidr() -> String {
+    "10.96.0.0/12".into()
+}
+const fn default_true() -> bool {
+    true
+}

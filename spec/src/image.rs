@@ -1,0 +1,22 @@
+//! What an image says about itself, inside the root: `paths::IMAGE_FILE`.
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Image {
+    /// Profiles joined by `-`, for example `master-vm`.
+    pub profile: String,
+    /// Role of a machine that runs this image: `master` or `node`.
+    pub role: String,
+    /// Version of the image: the project's version and the first 12 digits of the lock's SHA-256.
+    pub version: String,
+    /// Seconds since the epoch: no clock is set before it.
+    pub epoch: u64,
+    pub kubernetes_version: String,
+    pub kernel_release: String,
+    /// IANA time zone, for the console.
+    pub timezone: String,
+    /// Reference of the sandbox (pause) image, as imported.
+    pub pause_image: String,
+}

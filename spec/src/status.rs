@@ -1,0 +1,95 @@
+//! What init and agent tell each other and the console: JSON files and init's socket.
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ServiceState {
+    Waiting,
+    Starting,
+    Ready,
+    /// A one-shot that ended well.
+    Done,
+    Failed,
+    Stopping,
+    Stopped,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ServiceStatus {
+    pub name: String,
+    pub state: ServiceState,
+    pub pid: Option<u32>,
+    pub restarts: u32,
+    /// Milliseconds since kernel start at which it last changed state.
+    pub since_ms: u64,
+    /// Why it waits or failed.
+    pub detail: Option<String>,
+}
+
+/// A stage of the boot and when it ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct StageStatus {
+    pub name: String,
+    /// Milliseconds since kernel start.
+    pub started_ms: u64,
+    pub ended_ms: Option<u64>,
+    pub error: Option<String>,
+}
+
+/// init's view: `paths::INIT_STATUS_FILE`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct InitStatus {
+    pub stages: Vec<StageStatus>,
+    pub services: Vec<ServiceStatus>,
+    /// sysctls that did not take: key, wanted, found.
+    pub sysctl_failures: Vec<(String, String, String)>,
+    pub shutting_down: bool,
+}
+
+/// The agent's view: `paths::NODE_STATUS_FILE`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct NodeStatus {
+    pub name: String,
+    pub role: String,
+    pub cluster: String,
+    pub addresses: Vec<String>,
+    /// The node object's Ready condition.
+    pub ready: bool,
+    /// One line: what the agent waits for now, or "Ready".
+    pub phase: String,
+    pub kubernetes_version: Option<String>,
+    pub etcd: Option<String>,
+    pub pods: Option<u32>,
+    /// "synchronised", "no server answers", and so on.
+    pub clock: Option<String>,
+}
+
+/// A request on `paths::INIT_SOCKET`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "request")]
+pub enum Request {
+    Status,
+    Reboot,
+    PowerOff,
+    RestartService {
+        name: String,
+    },
+    /// The agent wants the clock set (seconds since the epoch, fraction in nanoseconds).
+    SetClock {
+        seconds: u64,
+        nanoseconds: u32,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "response")]
+pub enum Response {
+    Ok,
+    Status { status: InitStatus },
+    Error { message: String },
+}

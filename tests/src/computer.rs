@@ -1,0 +1,195 @@
+//! A machine in a story: its disk outlives power cycles, and it is talked to as its operator would.
+
+use crate::lab::kubectl;
+use crate::patience::until_it_works;
+use crate::run::run;
+use crate::{Failure, ImageDir, Lab, Result, http, manifests};
+use qemu::{Disk, Firmware, Machine, Nic, Patience, Pattern, Running, StartOptions, start};
+use spec::ports;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Bytes of a machine's disk.
+const DISK_SIZE: u64 = 12 << 30;
+/// What the appliance promises to be enough.
+const MEMORY_MIB: u32 = 1024;
+/// How init says that a stage failed.
+const STAGE_FAILED: &str = " FAILED";
+/// Guest ports that the host's loopback reaches.
+const FORWARDED: [u16; 3] = [ports::KUBE_APISERVER, ports::NODE_EXPORTER, manifests::WEB_NODE_PORT];
+
+// Deadlines in seconds, each a few times what was measured under emulation on two busy cores.
+const READY_SECONDS: u64 = 600;
+const POWER_OFF_SECONDS: u64 = 180;
+const KUBECTL_SECONDS: u64 = 120;
+const ANSWER_SECONDS: u64 = 60;
+const QUIT_SECONDS: u64 = 60;
+
+/// A machine, on or off. Dropped while on, its power is cut.
+#[derive(Debug)]
+pub struct Computer<'lab> {
+    lab: &'lab Lab,
+    machine: Machine,
+    folder: PathBuf,
+    kubeconfig: PathBuf,
+    patience: Patience,
+    running: Option<Running>,
+}
+
+impl<'lab> Computer<'lab> {
+    pub(crate) fn new(lab: &'lab Lab, name: &str, image: &ImageDir) -> Result<Computer<'lab>> {
+        let folder = lab.folder().join(name);
+        std::fs::create_dir_all(&folder).map_err(Failure::file(&folder, "make"))?;
+        let (code, empty_variables) = lab.firmware()?;
+        let variables = folder.join("firmware-variables");
+        std::fs::copy(&empty_variables, &variables).map_err(Failure::file(&empty_variables, "copy"))?;
+        let disk = folder.join("disk.img");
+        qemu::disk::copy_grown(&image.disk, &disk, DISK_SIZE)?;
+
+        let accelerator = lab.accelerator(image)?;
+        let mut machine = Machine::new(name);
+        machine.accelerator = accelerator;
+        machine.cpus = accelerator.safe_cpus(2);
+        machine.memory_mib = MEMORY_MIB;
+        machine.firmware = Firmware::Uefi { code, variables };
+        machine.watchdog = true;
+        // The host does not die in a story: what a flush protects from is replayed from a write log.
+        machine.disks.push(Disk { ignore_flush: true, ..Disk::new(disk) });
+        machine.nics.push(Nic::user(&FORWARDED));
+        let kubeconfig = image.cluster_dir.join("admin.kubeconfig");
+        Ok(Computer { lab, machine, folder, kubeconfig, patience: Patience::new(accelerator), running: None })
+    }
+
+    /// The virtual hardware, to be changed while it is off.
+    pub fn hardware(&mut self) -> &mut Machine {
+        &mut self.machine
+    }
+
+    /// The disk that it boots from; to be changed while it is off.
+    pub fn disk(&self) -> &Path {
+        &self.machine.disks[0].path
+    }
+
+    /// Replaces the disk's content.
+    pub fn take_disk(&mut self, image: &Path) -> Result {
+        std::fs::rename(image, self.disk()).map_err(Failure::file(image, "move"))
+    }
+
+    /// Gives the disk this size in bytes.
+    pub fn resize_disk(&mut self, size: u64) -> Result {
+        let path = self.disk();
+        let file = std::fs::File::options().write(true).open(path).map_err(Failure::file(path, "open"))?;
+        file.set_len(size).map_err(Failure::file(path, "set the size of"))
+    }
+
+    pub fn power_on(&mut self) -> Result {
+        let programs = |name: &str| self.lab.program(name);
+        let options = StartOptions { programs: &programs, folder: &self.folder, observer: None };
+        self.running = Some(start(&self.machine, options)?);
+        Ok(())
+    }
+
+    fn running(&self) -> Result<&Running> {
+        self.running.as_ref().ok_or_else(|| Failure::Unexpected(format!("{} is off", self.machine.name)))
+    }
+
+    fn take_running(&mut self) -> Result<Running> {
+        self.running.take().ok_or_else(|| Failure::Unexpected(format!("{} is off", self.machine.name)))
+    }
+
+    /// Presses the power button and waits until the machine is off.
+    pub fn power_button(&mut self) -> Result {
+        self.running()?.power_button()?;
+        let mut running = self.take_running()?;
+        running.wait_exit(self.patience.seconds(POWER_OFF_SECONDS))?;
+        Ok(())
+    }
+
+    /// Presses Ctrl-Alt-Del on its keyboard.
+    pub fn ctrl_alt_delete(&self) -> Result {
+        Ok(self.running()?.ctrl_alt_delete()?)
+    }
+
+    /// Pulls the plug. Nothing that the machine wrote is lost: see [`crate::Recording`] for that.
+    pub fn power_cut(&mut self) -> Result {
+        Ok(self.take_running()?.power_cut()?)
+    }
+
+    /// Ends the machine at once with its write log complete.
+    pub(crate) fn end_recording(&mut self) -> Result {
+        Ok(self.take_running()?.quit(self.patience.seconds(QUIT_SECONDS))?)
+    }
+
+    /// Waits for the console to show this, after what earlier waits saw; returns what came before.
+    pub fn wait_for_console(&self, pattern: impl Into<Pattern>, seconds: u64) -> Result<String> {
+        Ok(self.running()?.console().wait_for(pattern, self.patience.seconds(seconds))?)
+    }
+
+    /// Waits for a QMP event, `RESET` or `SHUTDOWN` for example.
+    pub fn wait_for_event(&self, name: &str, seconds: u64) -> Result {
+        self.running()?.qmp().wait_event(name, self.patience.seconds(seconds))?;
+        Ok(())
+    }
+
+    /// Waits until the API answers and every node is Ready.
+    pub fn wait_ready(&self) -> Result {
+        let within = self.patience.seconds(READY_SECONDS);
+        until_it_works("a node of the cluster", within, || {
+            self.still_on()?;
+            let nodes = self.kubectl(&["get", "nodes", "-o", "name"])?;
+            crate::expect(nodes.contains("node/"), "a node", nodes.trim())
+        })?;
+        self.wait_for("nodes --all", "condition=Ready", READY_SECONDS)
+    }
+
+    /// A machine that went off by itself, or whose boot failed, will not answer any more.
+    fn still_on(&self) -> Result {
+        let running = self.running()?;
+        running.qmp().status()?;
+        match running.console().text().lines().find(|line| line.contains(STAGE_FAILED)) {
+            Some(line) => Err(Failure::Boot(line.into())),
+            None => Ok(()),
+        }
+    }
+
+    /// `kubectl wait`: `what` is one or more words, `condition` what --for takes.
+    pub fn wait_for(&self, what: &str, condition: &str, seconds: u64) -> Result {
+        let within = self.patience.seconds(seconds);
+        let (condition, timeout) = (format!("--for={condition}"), format!("--timeout={}s", within.as_secs()));
+        let arguments: Vec<&str> =
+            ["wait"].into_iter().chain(what.split(' ')).chain([condition.as_str(), timeout.as_str()]).collect();
+        self.kubectl_within(&arguments, "", within + self.patience.seconds(KUBECTL_SECONDS)).map(drop)
+    }
+
+    /// Runs kubectl as the cluster's administrator; returns its standard output.
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        self.kubectl_within(arguments, "", self.patience.seconds(KUBECTL_SECONDS))
+    }
+
+    /// Applies a manifest.
+    pub fn apply(&self, manifest: &str) -> Result {
+        self.kubectl_within(&["apply", "-f", "-"], manifest, self.patience.seconds(KUBECTL_SECONDS)).map(drop)
+    }
+
+    /// The certificate names the machine, not the host's loopback that leads to it.
+    fn kubectl_within(&self, arguments: &[&str], input: &str, within: Duration) -> Result<String> {
+        let port = self.running()?.forwarded_port(ports::KUBE_APISERVER)?;
+        let mut command = kubectl()?;
+        command.arg("--kubeconfig").arg(&self.kubeconfig);
+        command.args([format!("--server=https://127.0.0.1:{port}"), "--tls-server-name=kubernetes".into()]);
+        command.args(arguments).env_remove("KUBECONFIG").env("HOME", &self.folder);
+        run(command, input, within)?.ok()
+    }
+
+    /// Gets a page from a forwarded port of the machine, as soon as something answers there.
+    pub fn http_get(&self, port: u16, path: &str) -> Result<String> {
+        let host_port = self.running()?.forwarded_port(port)?;
+        let within = self.patience.seconds(ANSWER_SECONDS);
+        until_it_works(&format!("an answer on port {port}"), within, || http::get(host_port, path, within))
+    }
+
+    /// UID of the one node's object: the same as long as the node is.
+    pub fn node_uid(&self) -> Result<String> {
+        self.kubectl(&["get", "nodes", "-o", "jsonpath={.items[*].metadata.uid}"])
+    }
+}

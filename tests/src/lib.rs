@@ -1,0 +1,32 @@
+//! Stories: what the appliance does on a whole machine, told in 5 to 20 lines each in `tests/`. This
+//! library is their language: a [`story()`] gets a [`Lab`], the lab finds images and sets up a
+//! [`Computer`], and the computer is switched on and off, watched and talked to.
+//!
+//! A story that fails leaves its folder, `target/stories/NAME` (or below IMGBUILD_STORIES): the
+//! reason in one line, consoles, QMP transcripts and disks. One that succeeds leaves nothing.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+mod computer;
+mod failure;
+mod http;
+mod lab;
+mod patience;
+mod power_cut;
+mod run;
+mod slots;
+mod state;
+mod story;
+
+pub mod manifests;
+pub mod sysctls;
+
+pub use computer::Computer;
+pub use failure::{Failure, Result, expect};
+pub use lab::{ImageDir, Lab};
+pub use power_cut::{Recording, Sample};
+pub use state::StatePartition;
+pub use story::{story, story_with_machines};
+
+/// The image that most stories boot: master, cloud kernel, agnhost baked in.
+pub const MASTER: &str = "master-vm-story";
