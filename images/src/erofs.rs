@@ -44,7 +44,7 @@ pub enum Algorithm {
     None,
 }
 
-/// Settings of an image. The defaults are measured: see docs/decisions.
+/// Settings of an image. The defaults are measured: see docs/decisions/0004-erofs-zstd.md.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     pub algorithm: Algorithm,

@@ -241,7 +241,8 @@ impl Life {
                 say(error.to_string());
             }
         }
-        if let Some(definition) = self.machine.definition.clone() {
+        if let Some(mut definition) = self.machine.definition.clone() {
+            definition.network.mtu = definition.network.mtu.or(self.machine.image.mtu);
             network::start(definition, self.watch.clone(), self.mailbox.clone());
         }
         Ok(())

@@ -19,4 +19,7 @@ pub struct Image {
     pub timezone: String,
     /// Reference of the sandbox (pause) image, as imported.
     pub pause_image: String,
+    /// Bytes; for a machine whose definition names none. `None`: what DHCP or the card says.
+    #[serde(default)]
+    pub mtu: Option<u32>,
 }

@@ -3,8 +3,10 @@
 use crate::lab::kubectl;
 use crate::patience::until_it_works;
 use crate::run::run;
-use crate::{Failure, ImageDir, Lab, Result, http, manifests};
+use crate::{Failure, ImageDir, Lab, Result, StoryCluster, http, manifests};
 use qemu::{Disk, Firmware, Machine, Nic, Patience, Pattern, Running, StartOptions, start};
+use serde_json::json;
+use spec::layout::Partition;
 use spec::ports;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -80,6 +82,15 @@ impl<'lab> Computer<'lab> {
         let path = self.disk();
         let file = std::fs::File::options().write(true).open(path).map_err(Failure::file(path, "open"))?;
         file.set_len(size).map_err(Failure::file(path, "set the size of"))
+    }
+
+    /// Makes it a master of another cluster; while it is off.
+    pub fn take_seed(&mut self, cluster: &StoryCluster, machine: Option<&str>) -> Result {
+        let files = cluster.master_seed(machine)?;
+        seed::write_path(self.disk(), Partition::Seed.offset(), &files)
+            .map_err(|error| Failure::Unexpected(format!("the seed: {error}")))?;
+        self.kubeconfig = cluster.kubeconfig();
+        Ok(())
     }
 
     pub fn power_on(&mut self) -> Result {
@@ -186,6 +197,51 @@ impl<'lab> Computer<'lab> {
         let host_port = self.running()?.forwarded_port(port)?;
         let within = self.patience.seconds(ANSWER_SECONDS);
         until_it_works(&format!("an answer on port {port}"), within, || http::get(host_port, path, within))
+    }
+
+    /// Kills every process of this name from the pod `inspector`. The session may die of it.
+    pub fn kill_program(&self, name: &str) -> Result {
+        let arguments = ["exec", "inspector", "--", "/usr/bin/busybox", "killall", "-KILL", name];
+        match self.kubectl(&arguments) {
+            Err(Failure::Command { said, .. }) if said.contains("no process killed") => Err(Failure::Unexpected(said)),
+            Ok(_) | Err(Failure::Command { .. }) => Ok(()),
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Everything that the console has shown since power-on.
+    pub fn console(&self) -> Result<String> {
+        Ok(self.running()?.console().text())
+    }
+
+    /// Bytes of memory of the processes of this name, shared pages by their share (PSS, proc(5)), as the
+    /// pod `inspector` reads them.
+    pub fn proportional_memory(&self, name: &str) -> Result<u64> {
+        let script = format!("for p in $(/usr/bin/busybox pidof {name}); do /usr/bin/busybox cat /proc/$p/smaps_rollup; done");
+        let text = self.kubectl(&["exec", "inspector", "--", "/usr/bin/busybox", "sh", "-c", &script])?;
+        let kibibytes: u64 = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("Pss:")?.split_whitespace().next()?.parse::<u64>().ok())
+            .sum();
+        match kibibytes {
+            0 => Err(Failure::Unexpected(format!("no process {name} on the machine"))),
+            _ => Ok(kibibytes * 1024),
+        }
+    }
+
+    /// Writes an object into the cluster; returns the machine's time of its creation, RFC 3339 in UTC.
+    pub fn create_and_date(&self, name: &str) -> Result<String> {
+        self.kubectl(&["create", "configmap", name, "-o", "jsonpath={.metadata.creationTimestamp}"])
+    }
+
+    /// Number of pixels on its screen that are not black.
+    pub fn lit_pixels(&self) -> Result<usize> {
+        let path = self.folder.join("screen.ppm");
+        self.running()?.qmp().execute("screendump", json!({"filename": path}))?;
+        let bytes = std::fs::read(&path).map_err(Failure::file(&path, "read"))?;
+        // A PPM: three lines of text, then three bytes a pixel.
+        let header: usize = bytes.split_inclusive(|&byte| byte == b'\n').take(3).map(<[u8]>::len).sum();
+        Ok(bytes[header..].chunks(3).filter(|pixel| pixel.iter().any(|&byte| byte > 0)).count())
     }
 
     /// UID of the one node's object: the same as long as the node is.

@@ -9,11 +9,15 @@ use imgbuild::request::{BuildRequest, Context};
 use imgbuild::tools::Tools;
 use qemu::accelerator::{Probed, probe};
 use qemu::{Accelerator, Patience};
+use spec::layout::Partition;
+use spec::seed::{Machine, files};
 use std::collections::BTreeMap;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 const OVMF_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
@@ -28,6 +32,25 @@ pub struct ImageDir {
     pub cluster_dir: PathBuf,
     /// The image's kernel by itself, where the build wrote it: KVM is probed with it.
     pub kernel: Option<PathBuf>,
+}
+
+impl ImageDir {
+    /// Another artifact of the same build.
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.disk.with_file_name(name)
+    }
+
+    /// When its seed was made, RFC 3339 in UTC.
+    pub fn seed_created(&self) -> Result<String> {
+        let wrong = |problem: String| Failure::Unexpected(format!("{}: {problem}", self.disk.display()));
+        let seed = seed::read_path(&self.disk, Partition::Seed.offset()).map_err(|error| wrong(error.to_string()))?;
+        let about = seed.files.get(files::MACHINE).ok_or_else(|| wrong("its seed has no machine".into()))?;
+        let about: Machine =
+            toml::from_str(&String::from_utf8_lossy(about)).map_err(|error| wrong(error.to_string()))?;
+        let created = i64::try_from(about.created).ok().and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
+        let text = created.and_then(|time| time.format(&Rfc3339).ok());
+        text.ok_or_else(|| wrong(format!("its seed was made at {}", about.created)))
+    }
 }
 
 /// The lab of one story.
@@ -98,7 +121,7 @@ impl Lab {
 }
 
 /// The workspace's folder.
-pub(crate) fn workspace() -> &'static Path {
+pub fn workspace() -> &'static Path {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.parent().unwrap_or(here)
 }
@@ -114,18 +137,10 @@ pub fn image(name: &str) -> Result<ImageDir> {
     let context = context()?;
     // Test programs that run at the same time share the output folder.
     let _turn = slots::turn("images")?;
-    let names: Vec<String> = name.split('-').map(|profile| profile_argument(&context, profile)).collect();
-    let profile = Profile::load(&context.project, &names).map_err(Failure::builder)?;
+    let profile = profile(&context, name)?;
     let folder = context.project.out(name);
     let cluster_dir = context.project.cluster(imgbuild::cluster::DEFAULT);
-    let request = BuildRequest {
-        context,
-        profile,
-        out: folder.clone(),
-        cluster: imgbuild::cluster::DEFAULT.into(),
-        machine: None,
-    };
-    imgbuild::pipeline::build(&request).map_err(Failure::builder)?;
+    build_profile(context, profile, &folder)?;
     let image = ImageDir {
         disk: folder.join(imgbuild::pipeline::DISK_FILE),
         manifest: folder.join(imgbuild::pipeline::MANIFEST_FILE),
@@ -134,6 +149,25 @@ pub fn image(name: &str) -> Result<ImageDir> {
     };
     built.insert(name.to_owned(), image.clone());
     Ok(image)
+}
+
+/// Builds these profiles into a folder, out of the cache alone.
+pub fn build(profiles: &[String], out: &Path) -> Result {
+    let context = context()?;
+    let profile = Profile::load(&context.project, profiles).map_err(Failure::builder)?;
+    build_profile(context, profile, out)
+}
+
+fn build_profile(context: Context, profile: Profile, out: &Path) -> Result {
+    let cluster = imgbuild::cluster::DEFAULT.into();
+    let request = BuildRequest { context, profile, out: out.into(), cluster, machine: None };
+    imgbuild::pipeline::build(&request).map_err(Failure::builder)
+}
+
+/// The profile of the image of this name: its parts stand between the dashes.
+pub(crate) fn profile(context: &Context, image: &str) -> Result<Profile> {
+    let names: Vec<String> = image.split('-').map(|part| profile_argument(context, part)).collect();
+    Profile::load(&context.project, &names).map_err(Failure::builder)
 }
 
 /// The builder as an operator would run it, with images and clusters of the stories' own below target/.
@@ -154,12 +188,10 @@ pub fn context() -> Result<Context> {
     })
 }
 
-/// `story` is a profile of the stories, the others are the project's.
+/// A profile of the stories is named by its path, one of the project by its name.
 fn profile_argument(context: &Context, profile: &str) -> String {
-    match profile {
-        "story" => context.project.root.join("tests/profiles/story.toml").display().to_string(),
-        other => other.to_owned(),
-    }
+    let of_stories = context.project.root.join(format!("tests/profiles/{profile}.toml"));
+    if of_stories.is_file() { of_stories.display().to_string() } else { profile.to_owned() }
 }
 
 /// The one place that knows where tools come from.

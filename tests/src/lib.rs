@@ -7,6 +7,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+mod cluster;
 mod computer;
 mod failure;
 mod http;
@@ -21,12 +22,18 @@ mod story;
 pub mod manifests;
 pub mod sysctls;
 
+pub use cluster::StoryCluster;
 pub use computer::Computer;
 pub use failure::{Failure, Result, expect};
-pub use lab::{ImageDir, Lab};
+pub use lab::{ImageDir, Lab, build, workspace};
 pub use power_cut::{Recording, Sample};
 pub use state::StatePartition;
-pub use story::{story, story_with_machines};
+pub use run::{Outcome, run};
+pub use story::{scratch_lab, story, story_with_machines};
 
 /// The image that most stories boot: master, cloud kernel, agnhost baked in.
 pub const MASTER: &str = "master-vm-story";
+/// The same with the kernel of real racks.
+pub const RACK_MASTER: &str = "master-story";
+/// A master with services that cannot work.
+pub const BROKEN: &str = "master-vm-broken";

@@ -17,6 +17,16 @@ pub fn story(name: &str, tell: impl FnOnce(&Lab) -> Result) {
     story_with_machines(name, 1, tell);
 }
 
+/// A lab outside of a story: for measuring. Its folder goes away, whatever comes of it.
+pub fn scratch_lab<T>(name: &str, measure: impl FnOnce(&Lab) -> Result<T>) -> Result<T> {
+    let folder = stories_folder().join(name);
+    empty(&folder)?;
+    let _slots = Slots::take(2)?;
+    let outcome = measure(&Lab::new(&folder)?);
+    drop(std::fs::remove_dir_all(&folder));
+    outcome
+}
+
 /// Tells a story in which this many machines run at once.
 pub fn story_with_machines(name: &str, machines: usize, tell: impl FnOnce(&Lab) -> Result) {
     let folder = stories_folder().join(name);

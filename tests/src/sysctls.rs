@@ -1,15 +1,18 @@
 //! The sysctls of a running machine beside what the image was built to set.
 
+use crate::lab::{self, context};
 use crate::{Computer, Failure, Result};
+use imgbuild::explain::explain;
 use serde_json::Value;
-use spec::paths;
 use spec::sysctl::{Rule, Setting};
 
-/// What the image sets, as it says itself.
-pub fn wanted(computer: &Computer) -> Result<Vec<Setting>> {
-    let files = read_files(computer, &[("catalogue".into(), paths::SYSCTL_FILE.into())])?;
-    let text = text_of(&files, "catalogue")?;
-    serde_json::from_str(text).map_err(|error| Failure::Unexpected(format!("{}: {error}", paths::SYSCTL_FILE)))
+/// What `imgbuild explain --json` says that an image of this name sets.
+pub fn of_explain(image: &str) -> Result<Vec<Setting>> {
+    let context = context()?;
+    let explanation = explain(&lab::profile(&context, image)?, &context.project).map_err(Failure::builder)?;
+    let unreadable = |error: serde_json::Error| Failure::Unexpected(format!("imgbuild explain --json: {error}"));
+    let document = serde_json::to_value(&explanation).map_err(unreadable)?;
+    serde_json::from_value(document["sysctls"].clone()).map_err(unreadable)
 }
 
 /// Settings that the machine does not have: `KEY: wanted VALUE, found VALUE`.

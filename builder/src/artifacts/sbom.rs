@@ -142,6 +142,7 @@ mod tests {
             kernel_release: "6.12".into(),
             timezone: "UTC".into(),
             pause_image: "p".into(),
+            mtu: None,
         }
     }
 

@@ -227,6 +227,7 @@ fn describe(inputs: &Inputs, kernel: &Package) -> Result<Image> {
         kernel_release: kernel.release.clone(),
         timezone: profile.merged.timezone.clone().unwrap_or_else(|| "UTC".to_owned()),
         pause_image: pause_image(profile)?,
+        mtu: profile.merged.network.mtu,
     })
 }
 

@@ -60,6 +60,7 @@ impl World {
             kernel_release: "6.12-test".into(),
             timezone: self.timezone.clone(),
             pause_image: "pause".into(),
+            mtu: None,
         };
         compose(&Ingredients {
             profile: &self.profile,

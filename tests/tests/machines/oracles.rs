@@ -11,7 +11,7 @@ fn foreign_programs_find_nothing_wrong_with_an_image() {
         let image = lab.image(MASTER)?;
         let tools = lab.tools();
         let wrong = |error: images::tools::ToolsError| Failure::Unexpected(error.to_string());
-        let beside = |name: &str| image.disk.with_file_name(name);
+        let beside = |name: &str| image.beside(name);
 
         oracle::partition_table(tools, &image.disk).map_err(wrong)?;
         oracle::esp(tools, &image.disk, &lab.folder().join("esp.img")).map_err(wrong)?;

@@ -1,0 +1,53 @@
+//! `cargo bench -p stories`: sizes, build times, boot times and memory of the master, as the Markdown
+//! table of docs/benchmarks.md. Takes a quarter of an hour; nothing else should run beside it.
+//!
+//! `cargo bench -p stories -- sizes builds boots memory` picks chapters.
+
+mod boots;
+mod builds;
+mod memory;
+mod sizes;
+
+use std::process::ExitCode;
+use stories::{Lab, Result, scratch_lab};
+
+/// A row of the table.
+pub struct Row {
+    pub figure: String,
+    pub value: String,
+    /// What it is compared with: the figure to reach, or what was run beside it.
+    pub beside: String,
+}
+
+impl Row {
+    pub fn new(figure: &str, value: impl Into<String>, beside: impl Into<String>) -> Row {
+        Row { figure: figure.into(), value: value.into(), beside: beside.into() }
+    }
+}
+
+type Chapter = fn(&Lab) -> Result<Vec<Row>>;
+
+const CHAPTERS: [(&str, Chapter); 4] =
+    [("sizes", sizes::measure), ("builds", builds::measure), ("boots", boots::measure), ("memory", memory::measure)];
+
+fn main() -> ExitCode {
+    let asked: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let outcome = scratch_lab("figures", |lab| {
+        println!("| figure | measured | beside |\n|---|---|---|");
+        for (name, measure) in CHAPTERS {
+            if asked.is_empty() || asked.iter().any(|chapter| chapter == name) {
+                for row in measure(lab)? {
+                    println!("| {} | {} | {} |", row.figure, row.value, row.beside);
+                }
+            }
+        }
+        Ok(())
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! A cluster definition of a story's own, and the seeds that come out of it.
+
+use crate::{Failure, Lab, Result};
+use imgbuild::cluster::{ADMIN_KUBECONFIG, DEFINITION_FILE, Definition, NewCluster, create, seed_files};
+use imgbuild::project::Project;
+use spec::cluster::Role;
+use std::path::PathBuf;
+use time::OffsetDateTime;
+
+const NAME: &str = "lab";
+
+/// A definition with its secrets, below the story's folder.
+#[derive(Debug)]
+pub struct StoryCluster {
+    definition: Definition,
+}
+
+impl StoryCluster {
+    /// A cluster `lab` of these `[[machine]]` tables, sound as the builder judges it.
+    ///
+    /// # Errors
+    /// The definition is not sound.
+    pub fn new(lab: &Lab, machines: &str) -> Result<StoryCluster> {
+        let work = lab.folder().to_owned();
+        let project = Project { root: work.clone(), cache: work.join("cache"), work };
+        let now = OffsetDateTime::now_utc();
+        let folder = create(&project, &NewCluster::single(NAME), now).map_err(Failure::builder)?;
+        let path = folder.join(DEFINITION_FILE);
+        std::fs::write(&path, format!("name = {NAME:?}\n{machines}")).map_err(Failure::file(&path, "write"))?;
+        let definition = Definition::read(&folder, NAME).map_err(Failure::builder)?;
+        let problems = definition.check(now).problems;
+        match imgbuild::error::Error::of_problems(NAME, problems) {
+            Some(error) => Err(Failure::builder(error)),
+            None => Ok(StoryCluster { definition }),
+        }
+    }
+
+    /// The seed of a master: `machine` binds it to one of the definition.
+    pub(crate) fn master_seed(&self, machine: Option<&str>) -> Result<seed::Files> {
+        let seed = seed_files(&self.definition, machine, Role::Master, OffsetDateTime::now_utc());
+        seed.map_err(Failure::builder)
+    }
+
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
+        self.definition.folder.join(ADMIN_KUBECONFIG)
+    }
+}

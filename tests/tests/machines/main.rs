@@ -1,0 +1,14 @@
+//! What the appliance does on a whole machine: one story a file, one test program for all of them, so
+//! that two machines run at a time.
+
+mod broken_service;
+mod dead_clock;
+mod full_kernel;
+mod oracles;
+mod power_cuts;
+mod power_cycle;
+mod power_on_to_ready;
+mod restarts;
+mod state_disk;
+mod static_address;
+mod verity_flip;
