@@ -122,14 +122,14 @@ impl Life {
             Stage::Seed => self.seed(),
             Stage::Identity => self.identity(),
             Stage::Clock => {
-                clock::not_before(&[self.machine.earliest_time()]);
+                clock::make_believable(self.machine.earliest_time(), None);
                 Ok(())
             }
             Stage::Network => self.network(),
             Stage::State => self.state(),
             Stage::Modules => {
-                let text = std::fs::read_to_string(paths::MODULES_FILE).unwrap_or_default();
-                names_in(&text).iter().for_each(|name| self.load(name));
+                // What loaded beside the state stage is passed over; what did not says so here.
+                load_listed(&self.loader, |error| say(error.to_string()));
                 Ok(())
             }
             Stage::Sysctl => self.sysctl(),
@@ -251,9 +251,13 @@ impl Life {
     fn state(&mut self) -> Result<(), Failure> {
         self.load("ext4");
         let named = self.machine.definition.as_ref().and_then(|definition| definition.state_disk.clone());
-        let mounted = state::bring_up(&self.handover.disk, named.as_deref(), &self.machine.owner(), &self.watch)?;
+        // Making or checking the file system leaves a processor idle: the image's modules load meanwhile.
+        let mounted = std::thread::scope(|scope| {
+            scope.spawn(|| load_listed(&self.loader, |_| ()));
+            state::bring_up(&self.handover.disk, named.as_deref(), &self.machine.owner(), &self.watch)
+        })?;
         crate::random::restore();
-        clock::not_before(&clock::saved().into_iter().collect::<Vec<_>>());
+        clock::make_believable(self.machine.earliest_time(), clock::saved());
         if let Err(error) = mounts::bind_addon_plugins() {
             say(format!("{error}; CNI plugins of add-ons cannot be installed"));
         }
@@ -291,6 +295,12 @@ impl Life {
         }
         Ok(())
     }
+}
+
+/// Loads the modules of the image's list, one after the other.
+fn load_listed(loader: &SharedLoader, complain: impl Fn(io::Error)) {
+    let text = std::fs::read_to_string(paths::MODULES_FILE).unwrap_or_default();
+    names_in(&text).iter().filter_map(|name| lock(loader).load(name).err()).for_each(complain);
 }
 
 /// Stands in the list for a definition that could not be read; it is never started.

@@ -192,6 +192,11 @@ impl<'lab> Computer<'lab> {
         run(command, input, within)?.ok()
     }
 
+    /// Tries again until it works: for what a program does some time after it has said that it is ready.
+    pub fn eventually<T>(&self, what: &str, attempt: impl FnMut() -> Result<T>) -> Result<T> {
+        until_it_works(what, self.patience.seconds(ANSWER_SECONDS), attempt)
+    }
+
     /// Gets a page from a forwarded port of the machine, as soon as something answers there.
     pub fn http_get(&self, port: u16, path: &str) -> Result<String> {
         let host_port = self.running()?.forwarded_port(port)?;
@@ -217,7 +222,8 @@ impl<'lab> Computer<'lab> {
     /// Bytes of memory of the processes of this name, shared pages by their share (PSS, proc(5)), as the
     /// pod `inspector` reads them.
     pub fn proportional_memory(&self, name: &str) -> Result<u64> {
-        let script = format!("for p in $(/usr/bin/busybox pidof {name}); do /usr/bin/busybox cat /proc/$p/smaps_rollup; done");
+        let script =
+            format!("for p in $(/usr/bin/busybox pidof {name}); do /usr/bin/busybox cat /proc/$p/smaps_rollup; done");
         let text = self.kubectl(&["exec", "inspector", "--", "/usr/bin/busybox", "sh", "-c", &script])?;
         let kibibytes: u64 = text
             .lines()

@@ -47,7 +47,8 @@ impl ImageDir {
         let about = seed.files.get(files::MACHINE).ok_or_else(|| wrong("its seed has no machine".into()))?;
         let about: Machine =
             toml::from_str(&String::from_utf8_lossy(about)).map_err(|error| wrong(error.to_string()))?;
-        let created = i64::try_from(about.created).ok().and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
+        let created =
+            i64::try_from(about.created).ok().and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
         let text = created.and_then(|time| time.format(&Rfc3339).ok());
         text.ok_or_else(|| wrong(format!("its seed was made at {}", about.created)))
     }

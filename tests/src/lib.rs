@@ -27,8 +27,8 @@ pub use computer::Computer;
 pub use failure::{Failure, Result, expect};
 pub use lab::{ImageDir, Lab, build, workspace};
 pub use power_cut::{Recording, Sample};
-pub use state::StatePartition;
 pub use run::{Outcome, run};
+pub use state::StatePartition;
 pub use story::{scratch_lab, story, story_with_machines};
 
 /// The image that most stories boot: master, cloud kernel, agnhost baked in.

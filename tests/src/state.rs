@@ -81,17 +81,22 @@ impl<'lab> StatePartition<'lab> {
 
     /// Takes every free block by a file of its own, the ones that are reserved for root too.
     pub fn fill(&self) -> Result {
-        let place = PathBuf::from(format!("{}?offset={}", self.disk.display(), Partition::State.offset()));
-        let header = self.tool("dumpe2fs", &["-h"], &place, "")?.ok()?;
-        let free = header
-            .lines()
-            .find_map(|line| line.strip_prefix("Free blocks:"))
-            .and_then(|text| text.trim().parse::<u64>().ok());
-        let free = free.ok_or_else(|| Failure::Unexpected("dumpe2fs tells no number of free blocks".into()))?;
+        let free = self.free_blocks()?;
         // A few blocks go to the file's own extent tree.
         let last = free.saturating_sub(free / 8192 + 32);
         let commands = format!("write /dev/null filler\nfallocate filler 0 {last}\n");
-        self.tool("debugfs", &["-w", "-f", "-"], &place, &commands)?.ok().map(drop)
+        self.tool("debugfs", &["-w", "-f", "-"], &self.place(), &commands)?.ok().map(drop)
+    }
+
+    fn free_blocks(&self) -> Result<u64> {
+        let header = self.tool("debugfs", &["-R", "stats -h"], &self.place(), "")?.ok()?;
+        let free = header.lines().find_map(|line| line.strip_prefix("Free blocks:")?.trim().parse().ok());
+        free.ok_or_else(|| Failure::Unexpected("debugfs tells no number of free blocks".into()))
+    }
+
+    /// As debugfs takes it. (dumpe2fs 1.47.2 does not: it sees a NAME=VALUE to look for.)
+    fn place(&self) -> PathBuf {
+        PathBuf::from(format!("{}?offset={}", self.disk.display(), Partition::State.offset()))
     }
 
     fn tool(&self, name: &str, options: &[&str], place: &Path, input: &str) -> Result<Outcome> {
@@ -148,10 +153,7 @@ mod tests {
         state.check().unwrap();
         state.fill().unwrap();
         state.check().unwrap();
-        let place = PathBuf::from(format!("{}?offset={}", disk.display(), Partition::State.offset()));
-        let header = state.tool("dumpe2fs", &["-h"], &place, "").unwrap().ok().unwrap();
-        let free: u64 =
-            header.lines().find_map(|line| line.strip_prefix("Free blocks:")).unwrap().trim().parse().unwrap();
+        let free = state.free_blocks().unwrap();
         assert!(free < 100, "{free} blocks are still free");
         assert!(!state.is_damaged().unwrap());
         state.damage().unwrap();

@@ -73,7 +73,8 @@ fn boot(lab: &Lab, cpus: u32, number: usize) -> Result<Boot> {
         let expression = Regex::new(pattern).map_err(|error| Failure::Unexpected(error.to_string()))?;
         let found = expression.captures(&console);
         let found = found.ok_or_else(|| Failure::Unexpected(format!("the console lacks {pattern}")))?;
-        let seconds = |group: usize| found.get(group).and_then(|text| text.as_str().parse::<f64>().ok()).unwrap_or(0.0) / 1000.0;
+        let seconds =
+            |group: usize| found.get(group).and_then(|text| text.as_str().parse::<f64>().ok()).unwrap_or(0.0) / 1000.0;
         Ok((seconds(1), seconds(2)))
     };
     let service = |name: &str| at(&format!(r"service {name} +(?:ready|done) +after +(\d+) ms, at +(\d+) ms"));

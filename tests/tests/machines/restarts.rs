@@ -24,7 +24,7 @@ fn containerd_and_kubelet_are_killed_and_no_pod_notices() {
             master.wait_for_console("ready after", 180)?;
             master.http_get(WEB_NODE_PORT, "/hostname")?;
         }
-        master.kubectl(&["exec", "web", "--", "/agnhost", "--version"])?;
+        master.eventually("kubectl exec", || master.kubectl(&["exec", "web", "--", "/agnhost", "--version"]))?;
         master.wait_ready()?;
         let after = master.kubectl(&["get", "pod", "web", "-o", CONTAINER])?;
         expect(after == before, &format!("the same container, {before}"), after)

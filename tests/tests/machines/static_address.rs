@@ -13,7 +13,7 @@ fn a_machine_found_by_its_mac_has_its_static_address() {
                 r#"
                 [[machine]]
                 name = "other"
-                role = "master"
+                role = "node"
                 mac = "52:54:00:00:00:01"
                 network = {{ address = "10.0.2.76/24" }}
 
