@@ -51,7 +51,7 @@ impl SbomPackage {
     }
 
     fn to_json(&self, id: &str) -> Value {
-        let license = self.license.as_deref().unwrap_or("NOASSERTION");
+        let license = self.license.as_deref().map_or_else(|| "NOASSERTION".to_owned(), expression);
         let mut package = json!({
             "SPDXID": id,
             "name": self.name,
@@ -68,6 +68,12 @@ impl SbomPackage {
         }
         package
     }
+}
+
+/// A licence as an SPDX expression (SPDX 2.3 annex D): in old manifests of crates `/` stands for OR (the
+/// Cargo book, "The license and license-file fields").
+fn expression(license: &str) -> String {
+    license.split('/').map(str::trim).collect::<Vec<_>>().join(" OR ")
 }
 
 /// The document for an image and its packages (in any order, repeats allowed), pretty-printed.
@@ -160,6 +166,13 @@ mod tests {
         );
         assert_eq!(one, two);
         assert!(one.contains("pkg:deb/debian/a@1:2%2Bb1?arch=amd64") && one.contains("2023-11-14T22:13:20Z"), "{one}");
+    }
+
+    #[test]
+    fn old_licence_fields_become_expressions() {
+        assert_eq!(expression("MIT/Apache-2.0"), "MIT OR Apache-2.0");
+        assert_eq!(expression("Apache-2.0 / MIT"), "Apache-2.0 OR MIT");
+        assert_eq!(expression("(MIT OR Apache-2.0) AND Unicode-3.0"), "(MIT OR Apache-2.0) AND Unicode-3.0");
     }
 
     #[test]

@@ -21,7 +21,7 @@ fn a_corrupt_state_file_system_is_refused_and_left_alone() {
         let mut master = lab.machine("m1", &lab.image(MASTER)?)?;
         master.power_on()?;
         // By then the power button has its driver.
-        master.wait_for_console("service containerd  ", 180)?;
+        master.wait_for_console("coldplug ", 180)?;
         master.power_button()?;
         let state = StatePartition::of(lab, master.disk());
         state.check()?;
@@ -43,7 +43,8 @@ fn a_full_state_disk_is_named_and_the_machine_stays_up() {
         StatePartition::of(lab, master.disk()).fill()?;
         master.power_on()?;
         master.wait_for_console("state disk is full", 300)?;
-        // It still answers its button.
+        // It still answers its button, once that has its driver.
+        master.wait_for_console("coldplug ", 180)?;
         master.power_button()
     });
 }
