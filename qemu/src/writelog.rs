@@ -7,6 +7,7 @@
 //! it is a discard or a mark, its data. All integers little-endian.
 
 use crate::{Error, Result};
+use rustix::fs::{FallocateFlags, fallocate};
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
@@ -137,15 +138,20 @@ impl WriteLog {
 
     /// Applies the first `length` bytes of an entry to an image.
     fn apply(&self, entry: &Entry, length: u64, image: &Image) -> Result<()> {
+        if entry.kind == Kind::Discard && length > 0 {
+            // As zeroes, but without room on the host: mke2fs discards the whole partition.
+            let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            return fallocate(&image.file, hole, entry.offset, length)
+                .map_err(|error| Error::file(&image.path, "punch a hole in")(error.into()));
+        }
         let mut buffer = vec![0; usize::try_from(PIECE.min(length)).unwrap_or(0)];
         let mut done = 0;
         while done < length {
             let piece =
                 usize::try_from((length - done).min(PIECE)).map_or(&mut [] as &mut [u8], |size| &mut buffer[..size]);
             match entry.kind {
-                Kind::Nothing => return Ok(()),
+                Kind::Nothing | Kind::Discard => return Ok(()),
                 Kind::Write => read_at(&self.file, &self.path, piece, entry.data + done)?,
-                Kind::Discard => {}
             }
             image.file.write_all_at(piece, entry.offset + done).map_err(Error::file(&image.path, "write"))?;
             done += piece.len() as u64;

@@ -207,14 +207,29 @@ fn tools() -> Result<ToolsRoot> {
     Ok(found)
 }
 
+/// A Go program of an image, by component and name, from the builder's cache.
+pub fn program(component: &str, name: &str) -> Result<PathBuf> {
+    imgbuild::pipeline::component_binary(&context()?, component, name).map_err(Failure::builder)
+}
+
+/// The agent as images have it.
+pub fn agent() -> Result<Vec<u8>> {
+    let context = context()?;
+    let package = spec::paths::AGENT.rsplit('/').next().unwrap_or_default();
+    let wrong = |error: &dyn std::fmt::Display| Failure::Builder(error.to_string());
+    let built = imgbuild::sources::cargo::build(&context.project.root, &[package], false, &context.progress);
+    let programs = built.map_err(|error| wrong(&error))?;
+    let content = programs.files.get(package).ok_or_else(|| wrong(&"cargo made no agent"))?;
+    content.read().map(|bytes| bytes.to_vec()).map_err(|error| wrong(&error))
+}
+
 /// The one place that knows where kubectl is: the image's own multi-call program, which looks at the
 /// name it is called by.
 pub(crate) fn kubectl() -> Result<Command> {
     static PROGRAM: Mutex<Option<PathBuf>> = Mutex::new(None);
     let mut program = PROGRAM.lock().unwrap_or_else(PoisonError::into_inner);
     if program.is_none() {
-        let built = imgbuild::pipeline::component_binary(&context()?, "kubernetes", "kubernetes");
-        *program = Some(built.map_err(Failure::builder)?);
+        *program = Some(self::program("kubernetes", "kubernetes")?);
     }
     let mut command = Command::new(program.as_deref().unwrap_or(Path::new("kubectl")));
     command.arg0("kubectl");

@@ -25,7 +25,7 @@ pub mod sysctls;
 pub use cluster::StoryCluster;
 pub use computer::Computer;
 pub use failure::{Failure, Result, expect};
-pub use lab::{ImageDir, Lab, build, workspace};
+pub use lab::{ImageDir, Lab, agent, build, program, workspace};
 pub use power_cut::{Recording, Sample};
 pub use run::{Outcome, run};
 pub use state::StatePartition;

@@ -3,9 +3,7 @@
 //! speed in a root and a network namespace of their own. What needs a kernel (kubelet, kube-proxy,
 //! containerd's pods) is a virtual machine's story.
 //!
-//! Needs root, util-linux and iproute2, and IMGBUILD_BINARIES: a folder with `kubernetes`, `etcd`,
-//! `coredns`, `containerd`, `crictl`, `pause`;
-//! IMGBUILD_AGENT may name the static agent of an image. Run by `cargo test -p agent --test control_plane`.
+//! Needs root, util-linux, iproute2 and openssl; the programs come from the builder, as for an image.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use spec::service::{Ready, Service};
@@ -47,16 +45,6 @@ impl Drop for Machine {
     }
 }
 
-fn binaries() -> PathBuf {
-    let folder = std::env::var_os("IMGBUILD_BINARIES")
-        .expect("IMGBUILD_BINARIES must name the folder with the built programs (see the head of this file)");
-    let folder = PathBuf::from(folder);
-    for name in PROGRAMS {
-        assert!(folder.join(name).is_file(), "{}: no program {name}", folder.display());
-    }
-    folder
-}
-
 fn copy_tree(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
@@ -82,8 +70,7 @@ impl Machine {
 
     /// The root as builder and init leave it, and namespaces with the machine's address.
     fn new() -> Machine {
-        let binaries = binaries();
-        let root = tempfile::Builder::new().prefix("imgbuild-story-").tempdir_in(target()).unwrap();
+        let root = tempfile::Builder::new().prefix("imgbuild-story-").tempdir().unwrap();
         std::fs::set_permissions(root.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let overlays = Path::new(env!("CARGO_MANIFEST_DIR")).join("../overlays");
         for overlay in ["base", "containerd", "dns", "monitoring", "etcd", "kubernetes", "kubernetes-master"] {
@@ -92,22 +79,16 @@ impl Machine {
         for folder in ["proc", "dev", "tmp", "usr/bin", "usr/sbin", "run/imgbuild", "var/log", "var/lib/imgbuild"] {
             std::fs::create_dir_all(root.path().join(folder)).unwrap();
         }
-        let agent = std::env::var("IMGBUILD_AGENT").unwrap_or_else(|_| env!("CARGO_BIN_EXE_agent").into());
-        std::fs::copy(&agent, root.path().join("usr/sbin/agent")).unwrap();
+        std::fs::write(root.path().join("usr/sbin/agent"), stories::agent().unwrap()).unwrap();
+        std::fs::set_permissions(root.path().join("usr/sbin/agent"), std::fs::Permissions::from_mode(0o755)).unwrap();
         for program in PROGRAMS {
-            let target = root.path().join("usr/bin").join(program);
-            if std::fs::hard_link(binaries.join(program), &target).is_err() {
-                std::fs::copy(binaries.join(program), &target).unwrap();
-            }
+            std::fs::copy(stories::program(program, program).unwrap(), root.path().join("usr/bin").join(program))
+                .unwrap();
         }
         for link in ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl"] {
             symlink("kubernetes", root.path().join("usr/bin").join(link)).unwrap();
         }
         symlink("etcd", root.path().join("usr/bin/etcdctl")).unwrap();
-        // The agent of a test build is dynamic; the real one is static.
-        let libraries = "for file in $(ldd \"$1\" | grep -o '/[^ ]*'); do mkdir -p \"$2$(dirname $file)\"; cp -L $file \"$2$file\"; done";
-        let status = Command::new("sh").args(["-c", libraries, "sh", &agent]).arg(root.path()).status();
-        assert!(status.unwrap().success());
         let notify = UnixDatagram::bind(root.path().join("run/imgbuild/notify")).unwrap();
         std::fs::set_permissions(root.path().join("run/imgbuild/notify"), std::fs::Permissions::from_mode(0o666))
             .unwrap();
@@ -272,11 +253,6 @@ impl Machine {
             .unwrap();
         String::from_utf8_lossy(&output.stdout).trim().to_string()
     }
-}
-
-/// Where temporary roots live: beside the binaries, so that hard links work.
-fn target() -> PathBuf {
-    std::env::var_os("IMGBUILD_STORY_DIR").map_or_else(std::env::temp_dir, PathBuf::from)
 }
 
 fn hold_namespaces(root: &Path) -> Child {
