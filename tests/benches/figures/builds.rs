@@ -1,6 +1,6 @@
 //! How long a build takes with everything in the cache.
 
-use crate::Row;
+use crate::{Row, extract_root};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use stories::{Failure, ImageDir, Lab, Result};
@@ -52,9 +52,7 @@ fn timed(profiles: &[String], out: &Path) -> Result<Duration> {
 /// What a plain archive of the same root takes: read all, compress by both cores, write.
 fn archive_seconds(lab: &Lab, image: &ImageDir) -> Result<f64> {
     let folder = lab.folder().join("archive");
-    let mut extract = lab.program("fsck.erofs");
-    extract.arg(format!("--extract={}", folder.display())).arg(image.beside("root.img"));
-    stories::run(extract, "", lab.host_patience().seconds(300))?.ok()?;
+    extract_root(lab, image, &folder)?;
     let begin = Instant::now();
     let path = lab.folder().join("root.tar.zst");
     let archive = || -> std::io::Result<()> {

@@ -8,8 +8,9 @@ mod builds;
 mod memory;
 mod sizes;
 
+use std::path::Path;
 use std::process::ExitCode;
-use stories::{Lab, Result, scratch_lab};
+use stories::{ImageDir, Lab, Result, scratch_lab};
 
 /// A row of the table.
 pub struct Row {
@@ -29,6 +30,13 @@ type Chapter = fn(&Lab) -> Result<Vec<Row>>;
 
 const CHAPTERS: [(&str, Chapter); 4] =
     [("sizes", sizes::measure), ("builds", builds::measure), ("boots", boots::measure), ("memory", memory::measure)];
+
+/// The files of an image's root.
+fn extract_root(lab: &Lab, image: &ImageDir, folder: &Path) -> Result {
+    let mut extract = lab.program("fsck.erofs");
+    extract.arg(format!("--extract={}", folder.display())).arg(image.beside("root.img"));
+    stories::run(extract, "", lab.host_patience().seconds(300))?.ok().map(drop)
+}
 
 fn main() -> ExitCode {
     let asked: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();

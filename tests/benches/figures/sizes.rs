@@ -1,6 +1,6 @@
 //! How large the images are, and how near to what their parts must weigh.
 
-use crate::Row;
+use crate::{Row, extract_root};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use stories::{Failure, ImageDir, Lab, Result};
@@ -34,9 +34,7 @@ pub fn measure(lab: &Lab) -> Result<Vec<Row>> {
 /// root every program of more than a MiB alone, the rest by folder.
 fn floor(lab: &Lab, image: &ImageDir) -> Result<u64> {
     let folder = lab.folder().join("floor");
-    let mut extract = lab.program("fsck.erofs");
-    extract.arg(format!("--extract={}", folder.display())).arg(image.beside("root.img"));
-    stories::run(extract, "", lab.host_patience().seconds(300))?.ok()?;
+    extract_root(lab, image, &folder)?;
     let mut parts: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
     for name in ["vmlinuz", "initramfs.img"] {
         parts.insert(name.into(), vec![image.beside(name)]);
