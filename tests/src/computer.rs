@@ -21,7 +21,7 @@ const STAGE_FAILED: &str = " FAILED";
 const FORWARDED: [u16; 3] = [ports::KUBE_APISERVER, ports::NODE_EXPORTER, manifests::WEB_NODE_PORT];
 
 // Deadlines in seconds, each a few times what was measured under emulation on two busy cores.
-const READY_SECONDS: u64 = 900;
+const READY_SECONDS: u64 = 600;
 const POWER_OFF_SECONDS: u64 = 180;
 const KUBECTL_SECONDS: u64 = 120;
 const ANSWER_SECONDS: u64 = 60;

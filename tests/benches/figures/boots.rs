@@ -8,7 +8,7 @@ use stories::{Failure, Lab, Result};
 const BOOTS: usize = 3;
 /// Debian with systemd, and a bare script that starts the same programs (shared/measured.md), seconds.
 const DEBIAN_CONTAINERD: f64 = 22.7;
-const SCRIPT_READY: f64 = 72.0;
+const SCRIPT_READY: [f64; 2] = [64.0, 72.0];
 
 /// Seconds of one boot.
 struct Boot {
@@ -56,7 +56,11 @@ fn rows_of(cpus: u32, boots: &[Boot]) -> Vec<Row> {
         row(
             "node Ready, from power-on with firmware",
             ready,
-            format!("{:.2} of a bare script (72 s); at most 1.15", ready / SCRIPT_READY),
+            format!(
+                "{:.2} to {:.2} of a bare script (72 to 64 s); at most 1.15",
+                ready / SCRIPT_READY[1],
+                ready / SCRIPT_READY[0]
+            ),
         ),
     ]
 }
