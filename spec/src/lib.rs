@@ -1,6 +1,7 @@
 //! Types that the builder and the machine share: written once here, so that neither side can drift.
 //! Nothing in this crate reads, writes or talks; it depends on no crate of ours.
 
+pub mod agent;
 pub mod cluster;
 pub mod cmdline;
 pub mod component;

@@ -45,6 +45,9 @@ pub mod files {
     pub const PKI_DIR: &str = "pki";
     pub const SERVICE_ACCOUNT_KEY: &str = "pki/service-account.key";
     pub const SERVICE_ACCOUNT_PUBLIC: &str = "pki/service-account.pub";
+    /// A node's join credential: a client certificate of the `machine` authority (`agent::organization::JOIN`).
+    pub const JOIN_CERTIFICATE: &str = "pki/join.crt";
+    pub const JOIN_KEY: &str = "pki/join.key";
     /// Key for secrets at rest: 32 bytes, base64.
     pub const ENCRYPTION_KEY: &str = "pki/encryption.key";
 }
