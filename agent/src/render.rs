@@ -3,7 +3,7 @@
 //! and 0644. An undefined variable is an error, not an empty string.
 
 use crate::certificates::api_service_address;
-use crate::etcd::Start;
+use crate::etcd::Flags;
 use crate::facts::{Facts, under};
 use crate::files::{self, FileError, NewFile};
 use minijinja::syntax::SyntaxConfig;
@@ -28,25 +28,47 @@ pub enum RenderError {
     Template { path: PathBuf, reason: String },
 }
 
-/// Renders every template below `root` into files (not yet written). etcd's files are left out
-/// when it must not start: its service waits for them.
-pub fn render(facts: &Facts, root: &Path, start: &Start) -> Result<Vec<NewFile>, RenderError> {
+/// etcd's templates, which are rendered only when it may start: its service waits for them.
+const ETCD_TEMPLATES: &str = "etc/etcd";
+
+/// Renders every template below `root` into files (not yet written), etcd's left out.
+pub fn render(facts: &Facts, root: &Path) -> Result<Vec<NewFile>, RenderError> {
+    let mut rendered = render_some(root, facts, &values(facts)?, |path| !path.starts_with(ETCD_TEMPLATES))?;
+    rendered.extend(registry_mirrors(facts, root));
+    Ok(rendered)
+}
+
+/// Renders etcd's templates for a start with these flags.
+pub fn render_etcd(facts: &Facts, root: &Path, flags: &Flags) -> Result<Vec<NewFile>, RenderError> {
+    let members: Vec<String> = flags.members.iter().map(|(name, url)| format!("{name}={url}")).collect();
+    let etcd = context! {
+        etcd => context! {
+            data_folder => flags.data_folder.as_str(), token => flags.token.as_str(), new => flags.new,
+            initial_cluster => members.join(","),
+        },
+        ..values(facts)?
+    };
+    render_some(root, facts, &etcd, |path| path.starts_with(ETCD_TEMPLATES))
+}
+
+fn render_some(
+    root: &Path,
+    facts: &Facts,
+    values: &Value,
+    wanted: impl Fn(&Path) -> bool,
+) -> Result<Vec<NewFile>, RenderError> {
     let folder = under(root, paths::TEMPLATES_DIR);
-    let values = values(facts)?;
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).keep_trailing_newline(true).build();
     environment
         .set_syntax(syntax.map_err(|error| RenderError::Template { path: folder.clone(), reason: error.to_string() })?);
     let mut rendered = Vec::new();
-    for relative in files::list(&folder)? {
-        if relative.starts_with("etc/etcd") && matches!(start, Start::Refuse(_)) {
-            continue;
-        }
+    for relative in files::list(&folder)?.into_iter().filter(|path| wanted(path)) {
         let text = files::read(&folder.join(&relative))?;
         let header = header(&text).map_err(|reason| RenderError::Template { path: relative.clone(), reason })?;
         let content = environment
-            .render_str(&text, &values)
+            .render_str(&text, values)
             .map_err(|error| RenderError::Template { path: relative.clone(), reason: format!("{error:#}") })?;
         rendered.push(NewFile {
             path: root.join(&relative),
@@ -55,13 +77,11 @@ pub fn render(facts: &Facts, root: &Path, start: &Start) -> Result<Vec<NewFile>,
             owner: facts.owner(header.user.as_deref())?,
         });
     }
-    rendered.extend(registry_mirrors(facts, root));
     Ok(rendered)
 }
 
 /// Which service reads a configuration, by the beginning of its path.
-const READERS: [(&str, &str); 10] = [
-    ("etc/etcd/", "etcd"),
+const READERS: [(&str, &str); 9] = [
     ("etc/containerd/config.toml", "containerd"),
     ("etc/coredns/", "coredns"),
     ("etc/kubernetes/kube-apiserver.", "kube-apiserver"),
@@ -150,7 +170,8 @@ fn values(facts: &Facts) -> Result<Value, RenderError> {
         taints,
         upstreams,
         memory_mib => facts.memory_mib,
-        encryption_key => facts.secrets.text(seed::files::ENCRYPTION_KEY)?.trim(),
+        // A node has none, and no template that would use it.
+        encryption_key => facts.secrets.text(seed::files::ENCRYPTION_KEY).unwrap_or_default().trim(),
         kubernetes_ca => facts.secrets.text(&pki::AuthorityName::Kubernetes.certificate_file())?,
         ports => context! {
             api => ports::KUBE_APISERVER, etcd_client => ports::ETCD_CLIENT, etcd_peer => ports::ETCD_PEER,
@@ -234,7 +255,7 @@ mod tests {
     #[test]
     fn a_template_becomes_the_file_of_its_path_with_the_mode_of_its_first_line() {
         let root = template("etc/x/y.conf", "{# mode 0600 user etcd #}\n{{ name }} {{ dns_service_address }}\n");
-        let files = render(&facts(), root.path(), &Start::Resume).unwrap();
+        let files = render(&facts(), root.path()).unwrap();
         assert_eq!(files[0].path, root.path().join("etc/x/y.conf"));
         assert_eq!(files[0].mode, 0o600);
         assert_eq!(files[0].owner.unwrap().uid, 200);
@@ -245,29 +266,45 @@ mod tests {
     fn an_undefined_variable_and_a_bad_header_are_errors_that_name_the_template() {
         for text in ["{{ nothing }}", "{# mode rw #}\n", "{# owner root #}\n"] {
             let root = template("etc/bad.conf", text);
-            let message = render(&facts(), root.path(), &Start::Resume).map(|_| ()).unwrap_err().to_string();
+            let message = render(&facts(), root.path()).map(|_| ()).unwrap_err().to_string();
             assert!(message.contains("etc/bad.conf"), "{message}");
         }
     }
 
     #[test]
-    fn etcd_gets_no_configuration_when_it_must_not_start() {
-        let root = template("etc/etcd/etcd.yaml", "name: x\n");
-        assert!(render(&facts(), root.path(), &Start::Refuse("x".into())).unwrap().is_empty());
-        assert_eq!(render(&facts(), root.path(), &Start::FormSingle).unwrap().len(), 1);
+    fn etcds_configuration_is_made_for_a_start_alone() {
+        let root = overlaid(&["etcd"]);
+        assert!(render(&facts(), root.path()).unwrap().is_empty());
+        let members = [("m1", "https://192.0.2.10:2380"), ("m2", "https://192.0.2.11:2380")];
+        let flags = Flags {
+            data_folder: "c1-founder".into(),
+            token: "c1".into(),
+            new: true,
+            members: members.map(|(name, url)| (name.to_owned(), url.to_owned())).into(),
+        };
+        let files = render_etcd(&facts(), root.path(), &flags).unwrap();
+        let text = files.iter().map(|file| String::from_utf8_lossy(&file.content)).collect::<String>();
+        for line in [
+            "data-dir: /var/lib/etcd/c1-founder",
+            "initial-cluster: \"m1=https://192.0.2.10:2380,m2=https://192.0.2.11:2380\"",
+            "initial-cluster-token: \"c1\"",
+            "initial-cluster-state: new",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in {text}");
+        }
     }
 
     #[test]
     fn a_new_address_restarts_the_services_that_it_concerns() {
         let root = overlaid(&[&EVERYWHERE[..], &["etcd", "kubernetes-master"]].concat());
         let mut facts = facts();
-        let first = render(&facts, root.path(), &Start::FormSingle).unwrap();
+        let first = render(&facts, root.path()).unwrap();
         assert!(outdated(&first, root.path()).is_empty(), "nothing runs yet");
         write(&first).unwrap();
-        assert!(outdated(&render(&facts, root.path(), &Start::Resume).unwrap(), root.path()).is_empty());
+        assert!(outdated(&render(&facts, root.path()).unwrap(), root.path()).is_empty());
         facts.identity.addresses = vec!["192.0.2.77/24".into()];
-        let moved = outdated(&render(&facts, root.path(), &Start::Resume).unwrap(), root.path());
-        assert_eq!(moved, BTreeSet::from(["etcd", "kube-apiserver", "kubelet"]));
+        let moved = outdated(&render(&facts, root.path()).unwrap(), root.path());
+        assert_eq!(moved, BTreeSet::from(["kube-apiserver", "kubelet"]));
     }
 
     #[test]
@@ -324,7 +361,7 @@ mod tests {
                 facts.cluster.schedulable_masters = false;
                 let more: &[&str] = if role == Role::Master { &["etcd", "kubernetes-master"] } else { &[] };
                 let root = overlaid(&[&EVERYWHERE[..], more].concat());
-                for file in render(&facts, root.path(), &Start::FormSingle).unwrap() {
+                for file in render(&facts, root.path()).unwrap() {
                     let name = file.path.to_string_lossy().into_owned();
                     let text = String::from_utf8(file.content).unwrap();
                     assert!(!text.contains("{{") && !text.contains("{%"), "{name}: {text}");
@@ -346,7 +383,7 @@ mod tests {
         let mut facts = facts();
         facts.cluster.registry_mirrors.insert("docker.io".into(), vec!["http://192.0.2.1:5000".into()]);
         let root = tempfile::tempdir().unwrap();
-        let files = render(&facts, root.path(), &Start::Resume).unwrap();
+        let files = render(&facts, root.path()).unwrap();
         assert!(files[0].path.ends_with("etc/containerd/certs.d/docker.io/hosts.toml"));
         let text = String::from_utf8(files[0].content.clone()).unwrap();
         assert!(toml::from_str::<toml::Table>(&text).unwrap()["host"]["http://192.0.2.1:5000"].is_table());

@@ -53,8 +53,12 @@ impl Inspected {
 
 /// Reads a PEM certificate. `name` stands in messages.
 pub fn inspect(name: &str, certificate: &str) -> Result<Inspected> {
-    let der = certificate_der(name, certificate)?;
-    let parsed = parse_certificate(name, &der)?;
+    inspect_der(name, &certificate_der(name, certificate)?)
+}
+
+/// The same of a certificate in DER, as TLS gives it.
+pub fn inspect_der(name: &str, certificate: &[u8]) -> Result<Inspected> {
+    let parsed = parse_certificate(name, certificate)?;
     let mut inspected = from_subject(name, parsed.subject(), parsed.public_key())?;
     inspected.serial = parsed.raw_serial().to_vec();
     inspected.not_before = parsed.validity().not_before.to_datetime();

@@ -79,6 +79,10 @@ pub enum Request {
     RestartService {
         name: String,
     },
+    /// The cluster that this machine is now of: its id goes into the seed, the permit to form out of it.
+    SealSeed {
+        cluster_id: String,
+    },
     /// The agent wants the clock set (seconds since the epoch, fraction in nanoseconds).
     SetClock {
         seconds: u64,

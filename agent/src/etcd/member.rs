@@ -1,0 +1,504 @@
+//! The loop that carries out `joining`'s decisions on this master, answers the other masters, and,
+//! beside etcd's leader, changes the members.
+
+use super::client::{self, Client, Etcd as Connection};
+use super::{Flags, note};
+use crate::facts::{Facts, under};
+use crate::grpc::GrpcError;
+use crate::machine::{Status, ask_init, say};
+use crate::peers::{PeerError, Peers};
+use crate::{files, render};
+use joining::{
+    Admission, Decision, Definition, Etcd, Health, JoinRequest, MemberAction, MemberId, Orders, Own, Plan, Reason,
+    Report, Reports, Run, Standing, State, Write, decide, membership,
+};
+use ring::rand::{SecureRandom, SystemRandom};
+use spec::agent::path;
+use spec::cluster::{Cluster, Role};
+use spec::status::{InitStatus, Request, Response};
+use spec::{paths, ports};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// init's name of the service, and the file that it waits for.
+const SERVICE: &str = "etcd";
+const CONFIGURATION: &str = "/etc/etcd/etcd.yaml";
+/// Between two rounds: while something is under way, and while all is well.
+const BUSY: Duration = Duration::from_millis(500);
+const CALM: Duration = Duration::from_secs(5);
+/// A member out of contact for longer than a machine needs to boot.
+const GONE: Duration = Duration::from_secs(600);
+/// How far a learner's log may be behind the leader's.
+const CLOSE_ENOUGH: u64 = 1000;
+const STOP_LIMIT: Duration = Duration::from_secs(30);
+
+/// This master as a member of etcd.
+pub struct Member {
+    root: PathBuf,
+    facts: Rc<Facts>,
+    status: Rc<Status>,
+    peers: Rc<Peers>,
+    client: Client,
+    definition: Definition,
+    standing: RefCell<Standing>,
+    etcd: Cell<Etcd>,
+    reports: RefCell<Reports>,
+    orders: RefCell<Orders>,
+    admission: RefCell<Option<Admission>>,
+    /// When each member last answered this agent while it stood beside the leader.
+    contacts: RefCell<BTreeMap<MemberId, Instant>>,
+    /// One change of the members at a time.
+    changing: tokio::sync::Mutex<()>,
+}
+
+impl Member {
+    pub fn new(root: PathBuf, facts: Rc<Facts>, status: Rc<Status>, peers: Rc<Peers>, client: Client) -> Member {
+        let standing = Standing {
+            permit: facts.seed.may_form,
+            seed_cluster: facts.seed.cluster_id.clone(),
+            state: note::read(&root, &facts.identity.machine_id),
+        };
+        let own = facts.addresses().first().map(|address| peer_url(&address.to_string()));
+        Member {
+            definition: definition(&facts.cluster, &facts.identity.name, own),
+            root,
+            facts,
+            status,
+            peers,
+            client,
+            standing: RefCell::new(standing),
+            etcd: Cell::new(Etcd::Stopped),
+            reports: RefCell::default(),
+            orders: RefCell::default(),
+            admission: RefCell::default(),
+            contacts: RefCell::default(),
+            changing: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// What to answer another master.
+    pub fn report(&self) -> Report {
+        self.own(String::new()).report()
+    }
+
+    /// The cluster that this machine is a member of.
+    pub fn cluster(&self) -> Option<String> {
+        self.standing.borrow().holds().and_then(|holds| holds.cluster()).map(|(cluster, _)| cluster.clone())
+    }
+
+    fn own(&self, candidate: String) -> Own {
+        Own {
+            name: self.facts.identity.name.clone(),
+            standing: self.standing.borrow().clone(),
+            etcd: self.etcd.get(),
+            admission: self.admission.borrow().clone(),
+            candidate,
+        }
+    }
+
+    /// Decides and acts for ever.
+    pub async fn run(&self) {
+        loop {
+            self.look().await;
+            self.hear().await;
+            let pause = self.act().await;
+            if self.etcd.get() == Etcd::Serving {
+                self.manage().await;
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Sees how etcd is.
+    async fn look(&self) {
+        let seen = match self.client.own().await {
+            Ok(etcd) => self.look_into(&etcd).await,
+            Err(_) if self.process().is_some() => Etcd::Running,
+            Err(_) => Etcd::Stopped,
+        };
+        self.etcd.set(seen);
+    }
+
+    async fn look_into(&self, etcd: &Connection) -> Etcd {
+        if etcd.read().await.is_ok() {
+            return Etcd::Serving;
+        }
+        match etcd.status().await {
+            // Who knows a leader has been in a cluster with a quorum.
+            Ok(status) if status.leader != 0 && status.applied_index > 0 => Etcd::Committed,
+            _ => Etcd::Running,
+        }
+    }
+
+    /// etcd's process, by init's word.
+    fn process(&self) -> Option<u32> {
+        let text = std::fs::read(under(&self.root, paths::INIT_STATUS_FILE)).ok()?;
+        let status: InitStatus = serde_json::from_slice(&text).ok()?;
+        status.services.iter().find(|service| service.name == SERVICE)?.pid
+    }
+
+    /// Asks the other masters; an answer of one that falls silent is forgotten.
+    async fn hear(&self) {
+        let ask = |name: String| async move {
+            let report = self.peers.get::<Report>(&name, path::REPORT).await;
+            (name, report)
+        };
+        let mut asked: Vec<_> = self.peers.names().map(|name| Box::pin(ask(name.clone()))).collect();
+        let mut heard = Reports::new();
+        for one in all(&mut asked).await {
+            if let (name, Ok(report)) = one {
+                heard.insert(name, report);
+            }
+        }
+        *self.reports.borrow_mut() = heard;
+    }
+
+    /// Carries out decisions until one of them takes time; the pause until the next round.
+    async fn act(&self) -> Duration {
+        loop {
+            let Some(candidate) = random_id() else {
+                self.tell("the system gives no random bytes");
+                return BUSY;
+            };
+            let own = self.own(candidate);
+            let decision = decide(&own, &self.definition, &self.reports.borrow(), &self.orders.borrow());
+            match decision {
+                Decision::Write(write) => match self.write(&write).await {
+                    Ok(()) => {}
+                    Err(error) => {
+                        self.tell(&error);
+                        return BUSY;
+                    }
+                },
+                Decision::Run(run) => return self.keep_running(&run).await,
+                Decision::AskToJoin { via, request } => match self.ask_to_join(&via, &request).await {
+                    Ok(admission) => *self.admission.borrow_mut() = Some(admission),
+                    Err(reason) => {
+                        self.tell(&reason);
+                        return BUSY;
+                    }
+                },
+                Decision::Wait(reason) => {
+                    self.stop().await;
+                    self.tell(&reason.to_string());
+                    return BUSY;
+                }
+            }
+        }
+    }
+
+    /// Shows on the console what etcd waits for.
+    fn tell(&self, line: &str) {
+        self.status.phase(line);
+        self.status.update(|status| status.etcd = Some("waiting".into()));
+    }
+
+    async fn write(&self, write: &Write) -> Result<(), String> {
+        let replaces = !matches!(write, Write::Learn(_) | Write::Refuse(_) | Write::Commit);
+        if replaces && self.etcd.get() != Etcd::Stopped {
+            self.stop().await;
+            self.etcd.set(Etcd::Stopped);
+        }
+        let next = self.standing.borrow().clone().after(write);
+        if let Some(written) = next.note() {
+            note::write(&self.root, written).map_err(|error| error.to_string())?;
+        }
+        say(format!("etcd: {}", describe(write)));
+        *self.standing.borrow_mut() = next;
+        Ok(())
+    }
+
+    async fn keep_running(&self, run: &Run) -> Duration {
+        if let Err(error) = self.configure(run).await {
+            self.tell(&error);
+            return BUSY;
+        }
+        if let Some(cluster) = &run.seal {
+            self.seal(cluster).await;
+        }
+        let serving = self.etcd.get() == Etcd::Serving;
+        match &run.notice {
+            Some(notice) => {
+                let line = notice.to_string();
+                if !serving {
+                    self.status.phase(&line);
+                }
+                self.status.update(|status| status.etcd = Some(line));
+            }
+            None => self.status.update(|status| status.etcd = Some("healthy".into())),
+        }
+        if serving && run.notice.is_none() { CALM } else { BUSY }
+    }
+
+    /// Writes etcd's configuration, for which its service waits; a running etcd is started again when
+    /// more has changed than what it reads only once.
+    async fn configure(&self, run: &Run) -> Result<(), String> {
+        let url = self.definition.masters.get(&self.facts.identity.name).cloned().unwrap_or_default();
+        let flags = Flags::of(run, &self.facts.identity.name, &url);
+        let rendered = render::render_etcd(&self.facts, &self.root, &flags).map_err(|error| error.to_string())?;
+        let differs = |file: &files::NewFile| match std::fs::read(&file.path) {
+            Ok(found) => lasting(&found) != lasting(&file.content),
+            Err(_) => true,
+        };
+        if !rendered.iter().any(differs) {
+            return Ok(());
+        }
+        let there = under(&self.root, CONFIGURATION).exists();
+        render::write(&rendered).map_err(|error| error.to_string())?;
+        if there && self.process().is_some() {
+            say("restarting etcd: its configuration has changed");
+            self.restart().await;
+        }
+        Ok(())
+    }
+
+    /// Takes away what the service waits for, and ends it.
+    async fn stop(&self) {
+        let path = under(&self.root, CONFIGURATION);
+        let there = std::fs::remove_file(&path).is_ok();
+        if !there && self.process().is_none() {
+            return;
+        }
+        self.restart().await;
+        let end = Instant::now() + STOP_LIMIT;
+        while self.process().is_some() && Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn restart(&self) {
+        if let Err(error) = ask_init(&Request::RestartService { name: SERVICE.into() }).await {
+            say(format!("restarting etcd: {error}"));
+        }
+    }
+
+    async fn seal(&self, cluster: &str) {
+        match ask_init(&Request::SealSeed { cluster_id: cluster.into() }).await {
+            Ok(Response::Ok) => {
+                let sealed = self.standing.borrow().clone().sealed(&cluster.to_owned());
+                *self.standing.borrow_mut() = sealed;
+                say(format!("the seed now belongs to cluster {cluster}"));
+            }
+            Ok(_) => say("sealing the seed: init gave another answer"),
+            Err(error) => say(format!("sealing the seed: {error}")),
+        }
+    }
+
+    async fn ask_to_join(&self, via: &BTreeSet<String>, request: &JoinRequest) -> Result<Admission, String> {
+        let mut last = "no master that serves the cluster answers".to_owned();
+        for name in via {
+            match self.peers.post(name, path::LEARNER, request).await {
+                Ok(admission) => return Ok(admission),
+                Err(PeerError::Refused { reason, .. }) => last = reason,
+                Err(error) => last = error.to_string(),
+            }
+        }
+        Err(last)
+    }
+
+    /// Answers a machine without data that asks to join; only beside the leader.
+    ///
+    /// # Errors
+    /// Why not, or why not yet.
+    pub async fn admit(&self, caller: &str, request: &JoinRequest) -> Result<Admission, String> {
+        if request.name != caller {
+            return Err(format!("{caller} asks in the name of {}", request.name));
+        }
+        let _changing = self.changing.lock().await;
+        let cluster = self.cluster().ok_or("this master is a member of no cluster")?;
+        let etcd = self.client.own().await.map_err(|error| error.to_string())?;
+        let view = self.view(&etcd, &cluster).await.map_err(|error| error.to_string())?;
+        let Some(view) = view else { return Err("etcd's leader is another master".into()) };
+        let plan = membership(&view, &self.definition, &[(request.name.clone(), request.clone())].into());
+        match plan.action {
+            Some(MemberAction::AddLearner { name, peer_url }) if name == request.name => {
+                let added = etcd.add_learner(&peer_url).await.map_err(|error| error.to_string())?;
+                say(format!("etcd: {name} is added as a learner"));
+                admission(&added, request, &name, &self.abandons())
+            }
+            Some(action) => {
+                self.change(&etcd, &action).await.map_err(|error| error.to_string())?;
+                Err(format!("{} goes first", describe_action(&action)))
+            }
+            None => {
+                Err(plan.waits.get(&request.name).map_or_else(|| "not yet".to_owned(), Reason::to_string))
+            }
+        }
+    }
+
+    fn abandons(&self) -> BTreeSet<String> {
+        self.standing.borrow().holds().and_then(|holds| holds.cluster()).map(|(_, abandons)| abandons.clone()).unwrap_or_default()
+    }
+
+    /// Promotes, moves and clears members, one a round.
+    async fn manage(&self) {
+        let _changing = self.changing.lock().await;
+        let Some(cluster) = self.cluster() else { return };
+        let outcome = async {
+            let etcd = self.client.own().await?;
+            let Some(view) = self.view(&etcd, &cluster).await? else { return Ok(()) };
+            let Plan { action, waits } = membership(&view, &self.definition, &BTreeMap::new());
+            for (name, reason) in &waits {
+                say(format!("etcd: {name}: {reason}"));
+            }
+            match action {
+                Some(action) => self.change(&etcd, &action).await,
+                None => Ok(()),
+            }
+        };
+        let outcome: Result<(), GrpcError> = outcome.await;
+        if let Err(error) = outcome {
+            say(format!("etcd's members: {error}"));
+        }
+    }
+
+    async fn change(&self, etcd: &Connection, action: &MemberAction) -> Result<(), GrpcError> {
+        say(format!("etcd: {}", describe_action(action)));
+        match action {
+            MemberAction::Remove(id) => etcd.remove(*id).await,
+            MemberAction::Promote(id) => etcd.promote(*id).await,
+            MemberAction::UpdatePeerUrls { member, peer_urls } => etcd.update(*member, peer_urls.clone()).await,
+            // Only in answer to a request, which says whose it is.
+            MemberAction::AddLearner { .. } => Ok(()),
+        }
+    }
+
+    /// The cluster as its leader sees it; `None` when the leader is another.
+    async fn view(&self, etcd: &Connection, cluster: &str) -> Result<Option<joining::Cluster>, GrpcError> {
+        let own = etcd.status().await?;
+        if !own.is_leader() {
+            self.contacts.borrow_mut().clear();
+            return Ok(None);
+        }
+        let mut members = Vec::new();
+        for member in etcd.members().await? {
+            let status = self.status_of(&member).await;
+            let health = self.health(member.id, status.as_ref().map(|status| status.applied_index), own.applied_index);
+            members.push(joining::Member {
+                id: member.id,
+                name: member.name,
+                peer_urls: member.peer_urls,
+                learner: member.learner,
+                health,
+            });
+        }
+        Ok(Some(joining::Cluster { id: cluster.into(), members }))
+    }
+
+    async fn status_of(&self, member: &client::Member) -> Option<client::MemberStatus> {
+        let etcd = self.client.by_url(member.client_urls.first()?).await.ok()?;
+        etcd.status().await.ok().filter(|status| status.member() == member.id)
+    }
+
+    fn health(&self, id: MemberId, applied: Option<u64>, leaders: u64) -> Health {
+        let mut contacts = self.contacts.borrow_mut();
+        let last = *contacts.entry(id).or_insert_with(Instant::now);
+        match applied {
+            Some(applied) => {
+                contacts.insert(id, Instant::now());
+                Health::Up { caught_up: applied + CLOSE_ENOUGH >= leaders }
+            }
+            None if last.elapsed() > GONE => Health::Gone,
+            None => Health::Down,
+        }
+    }
+}
+
+/// The masters and their peer URLs. One master alone may have its address by DHCP.
+fn definition(cluster: &Cluster, own_name: &str, own_url: Option<String>) -> Definition {
+    let masters = cluster.machines.iter().filter(|machine| machine.role == Role::Master);
+    let url = |machine: &spec::cluster::Machine| {
+        let address = machine.network.address.as_deref().and_then(crate::facts::address);
+        let defined = address.map(|address| peer_url(&address.to_string()));
+        // What the machine really has is what etcd can listen on.
+        let own = (machine.name == own_name).then(|| own_url.clone()).flatten();
+        own.or(defined).unwrap_or_default()
+    };
+    Definition { masters: masters.map(|machine| (machine.name.clone(), url(machine))).collect() }
+}
+
+fn peer_url(address: &str) -> String {
+    let address = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
+    format!("https://{address}:{}", ports::ETCD_PEER)
+}
+
+/// etcd's answer to the addition as what the new member starts with.
+fn admission(
+    added: &client::Added,
+    request: &JoinRequest,
+    name: &str,
+    abandons: &BTreeSet<String>,
+) -> Result<Admission, String> {
+    let member = added.member.as_ref().ok_or("etcd added a member and does not say which")?;
+    let of = |one: &client::Member| {
+        let name = if one.id == member.id { name.to_owned() } else { one.name.clone() };
+        (name, one.peer_urls.first().cloned().unwrap_or_default())
+    };
+    Ok(Admission {
+        cluster: request.cluster.clone(),
+        abandons: abandons.clone(),
+        state: request.state.clone(),
+        member: member.id,
+        members: added.members.iter().map(of).collect(),
+    })
+}
+
+/// A configuration without the lines that etcd reads only while it has no data.
+fn lasting(text: &[u8]) -> Vec<&[u8]> {
+    let lines = text.split(|&byte| byte == b'\n');
+    lines.filter(|line| !line.starts_with(b"initial-cluster")).collect()
+}
+
+fn describe(write: &Write) -> String {
+    match write {
+        Write::Learn(cluster) => format!("a cluster {cluster} exists"),
+        Write::Refuse(number) => format!("order {number} is not carried out: what it gives up runs"),
+        Write::Record(forming) => format!("recorded forming {} of {}", forming.id, names(forming.members.keys())),
+        Write::Start(forming) => format!("starting forming {}", forming.id),
+        Write::Join(admission) => format!("joining cluster {} as member {:x}", admission.cluster, admission.member),
+        Write::Commit => "the cluster has committed".into(),
+        Write::SetAside => "what is here belongs to no cluster any more and is set aside".into(),
+    }
+}
+
+fn describe_action(action: &MemberAction) -> String {
+    match action {
+        MemberAction::Remove(id) => format!("removing member {id:x}, whose data is gone"),
+        MemberAction::AddLearner { name, .. } => format!("adding {name} as a learner"),
+        MemberAction::Promote(id) => format!("promoting learner {id:x}"),
+        MemberAction::UpdatePeerUrls { member, peer_urls } => {
+            format!("member {member:x} is now at {}", peer_urls.join(", "))
+        }
+    }
+}
+
+fn names<'a>(names: impl Iterator<Item = &'a String>) -> String {
+    names.map(String::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// 64 random bits in hexadecimal.
+fn random_id() -> Option<String> {
+    let mut bytes = [0; 8];
+    SystemRandom::new().fill(&mut bytes).ok()?;
+    Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Waits for all of them at once.
+async fn all<F: Future + Unpin>(futures: &mut [F]) -> Vec<F::Output> {
+    let mut outcomes: Vec<Option<F::Output>> = futures.iter().map(|_| None).collect();
+    std::future::poll_fn(|context| {
+        for (future, outcome) in futures.iter_mut().zip(&mut outcomes) {
+            if outcome.is_none()
+                && let std::task::Poll::Ready(value) = std::pin::Pin::new(future).poll(context)
+            {
+                *outcome = Some(value);
+            }
+        }
+        if outcomes.iter().all(Option::is_some) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+    outcomes.into_iter().flatten().collect()
+}

@@ -1,0 +1,43 @@
+//! This master's part in etcd's cluster: the pure decision is the crate `joining`; here are its
+//! edges: the note on the state disk, the other masters' reports, etcd itself.
+
+mod client;
+mod member;
+mod note;
+
+pub use client::{Client, ClientError};
+pub use member::Member;
+
+use joining::{Run, Start};
+use std::collections::BTreeMap;
+
+/// etcd's flags for a start; etcd reads the initial ones only while it has no data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flags {
+    /// Below `note::DATA_DIR`.
+    pub data_folder: String,
+    pub token: String,
+    pub new: bool,
+    /// Name and peer URL of each member.
+    pub members: BTreeMap<String, String>,
+}
+
+impl Flags {
+    /// `name` and `peer_url`: this machine's.
+    pub fn of(run: &Run, name: &str, peer_url: &str) -> Flags {
+        let own = || BTreeMap::from([(name.to_owned(), peer_url.to_owned())]);
+        let (token, new, members, holds) = match &run.start {
+            Start::Form(forming) => {
+                (&forming.id, true, forming.initial_cluster(), joining::Holds::Started(forming.clone()))
+            }
+            Start::Join(admission) => {
+                (&admission.cluster, false, admission.members.clone(), joining::Holds::Joining(admission.clone()))
+            }
+            Start::Resume(membership) => {
+                (&membership.cluster, false, own(), joining::Holds::Data(membership.clone()))
+            }
+        };
+        let data_folder = holds.data_folder().unwrap_or_default();
+        Flags { data_folder, token: token.clone(), new, members }
+    }
+}

@@ -1,0 +1,173 @@
+//! The agent's own API (`spec::agent`): HTTP/1.1 and HTTP/2 over mutual TLS. Who has no certificate
+//! of the `machine` authority does not get as far as a request.
+
+use crate::machine::say;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use serde::Serialize;
+use spec::agent::Refusal;
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig, crypto::ring};
+
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
+/// Of one request with its answer.
+const REQUEST_LIMIT: Duration = Duration::from_secs(30);
+const BODY_LIMIT: usize = 256 * 1024;
+const CONNECTION_LIMIT: usize = 256;
+
+/// Who asks, by the certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    pub name: String,
+    /// `spec::agent::organization`; empty where the certificate has none or several.
+    pub organization: String,
+}
+
+/// An answer: 200 and a document, or a refusal with its reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    pub code: StatusCode,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn of<T: Serialize>(document: &T) -> Answer {
+        match serde_json::to_vec(document) {
+            Ok(body) => Answer { code: StatusCode::OK, body },
+            Err(error) => Answer::refusal(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        }
+    }
+
+    pub fn refusal(code: StatusCode, reason: impl Into<String>) -> Answer {
+        let body = serde_json::to_vec(&Refusal { reason: reason.into() }).unwrap_or_default();
+        Answer { code, body }
+    }
+}
+
+/// What answers the requests.
+pub trait Handler: 'static {
+    async fn answer(&self, caller: &Caller, method: &Method, path: &str, body: &[u8]) -> Answer;
+}
+
+/// TLS with this certificate and key (PEM) that lets in whom `authority` (PEM) has signed.
+///
+/// # Errors
+/// What is no TLS material, in words.
+pub fn tls(authority: &str, certificate: &str, key: &str) -> Result<Arc<ServerConfig>, String> {
+    let words = |error: &dyn std::fmt::Display| error.to_string();
+    let pem = |text: &str| CertificateDer::from_pem_slice(text.as_bytes()).map_err(|error| words(&error));
+    let mut roots = RootCertStore::empty();
+    roots.add(pem(authority)?).map_err(|error| words(&error))?;
+    let provider = Arc::new(ring::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .build()
+        .map_err(|error| words(&error))?;
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| words(&error))?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| words(&error))?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(vec![pem(certificate)?], key)
+        .map_err(|error| words(&error))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// Opens the port.
+pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::bind(address).await
+}
+
+/// Serves for ever; needs a `LocalSet`.
+pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, handler: Rc<impl Handler>) {
+    let acceptor = TlsAcceptor::from(tls);
+    let room = Arc::new(Semaphore::new(CONNECTION_LIMIT));
+    loop {
+        let Ok(permit) = room.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let (acceptor, handler) = (acceptor.clone(), handler.clone());
+                tokio::task::spawn_local(async move {
+                    connection(acceptor, stream, handler).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                // Out of descriptors, most likely: others end and give theirs back.
+                say(format!("the agent's port: {error}"));
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+    }
+}
+
+/// What goes wrong with one caller's connection is the caller's to see.
+async fn connection(acceptor: TlsAcceptor, stream: TcpStream, handler: Rc<impl Handler>) {
+    drop(stream.set_nodelay(true));
+    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await else { return };
+    let session = stream.get_ref().1;
+    let Some(caller) = session.peer_certificates().and_then(|chain| caller(chain.first()?)) else { return };
+    let second_version = session.alpn_protocol() == Some(b"h2");
+    let service = service_fn(|request: Request<Incoming>| {
+        let (caller, handler) = (caller.clone(), handler.clone());
+        async move { Ok::<_, Infallible>(respond(&caller, request, &*handler).await) }
+    });
+    let io = TokioIo::new(stream);
+    if second_version {
+        drop(conn::http2::Builder::new(Local).timer(TokioTimer::new()).serve_connection(io, service).await);
+    } else {
+        let mut builder = conn::http1::Builder::new();
+        drop(builder.timer(TokioTimer::new()).header_read_timeout(REQUEST_LIMIT).serve_connection(io, service).await);
+    }
+}
+
+fn caller(certificate: &CertificateDer<'_>) -> Option<Caller> {
+    let found = pki::inspect_der("the caller's certificate", certificate).ok()?;
+    let organization = match found.organizations.as_slice() {
+        [only] => only.clone(),
+        _ => String::new(),
+    };
+    Some(Caller { name: found.common_name, organization })
+}
+
+async fn respond(caller: &Caller, request: Request<Incoming>, handler: &impl Handler) -> Response<Full<Bytes>> {
+    let (parts, body) = request.into_parts();
+    let work = async {
+        match Limited::new(body, BODY_LIMIT).collect().await {
+            Ok(body) => handler.answer(caller, &parts.method, parts.uri.path(), &body.to_bytes()).await,
+            Err(error) => Answer::refusal(StatusCode::BAD_REQUEST, error.to_string()),
+        }
+    };
+    let late = || Answer::refusal(StatusCode::SERVICE_UNAVAILABLE, "no answer in time");
+    let answer = tokio::time::timeout(REQUEST_LIMIT, work).await.unwrap_or_else(|_| late());
+    let mut response = Response::new(Full::new(answer.body.into()));
+    *response.status_mut() = answer.code;
+    response.headers_mut().insert("content-type", hyper::header::HeaderValue::from_static("application/json"));
+    response
+}
+
+/// hyper's tasks on this thread: the agent's state is not shared between threads.
+#[derive(Clone, Copy)]
+struct Local;
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for Local {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(async move { drop(future.await) });
+    }
+}
