@@ -146,6 +146,11 @@ impl Api {
         }
     }
 
+    /// Creates an object; refused with 409 when it exists.
+    pub async fn post(&self, collection: &str, value: &Value) -> Result<Value, ApiError> {
+        self.json("POST", collection, "application/json", Bytes::from(value.to_string())).await
+    }
+
     pub async fn put(&self, path: &str, value: &Value) -> Result<Value, ApiError> {
         self.json("PUT", path, "application/json", Bytes::from(value.to_string())).await
     }

@@ -132,7 +132,9 @@ fn judge_client(
     if asked.username == request.common_name {
         return Verdict::Approve;
     }
-    if !asked.groups.iter().any(|group| group == BOOTSTRAP_GROUP) {
+    // A join credential is bound to one name.
+    let joins = asked.groups.iter().any(|group| group == BOOTSTRAP_GROUP);
+    if !joins || asked.username != spec::agent::bootstrap_user(name) {
         return Verdict::Deny(format!("{} asks for the certificate of {name}", asked.username));
     }
     if machine.role == Role::Master {
@@ -255,7 +257,7 @@ mod tests {
     fn joining() -> Asked {
         Asked {
             signer: CLIENT.into(),
-            username: "system:bootstrap:abcdef".into(),
+            username: spec::agent::bootstrap_user("n1"),
             groups: vec![BOOTSTRAP_GROUP.into()],
             usages: vec!["digital signature".into(), "client auth".into()],
             decided: false,
@@ -297,9 +299,17 @@ mod tests {
     fn a_joining_node_must_be_listed_new_and_no_master() {
         assert_eq!(judge(&joining(), &cluster(), None), Verdict::Approve);
         assert!(matches!(judge(&joining(), &cluster(), Some(&node())), Verdict::Leave(_)));
-        let unknown = with(joining(), |asked| asked.request = request("system:node:n9", &[], &[]));
+        let other = with(joining(), |asked| asked.username = spec::agent::bootstrap_user("n2"));
+        assert!(matches!(judge(&other, &cluster(), None), Verdict::Deny(_)));
+        let unknown = with(joining(), |asked| {
+            asked.username = spec::agent::bootstrap_user("n9");
+            asked.request = request("system:node:n9", &[], &[]);
+        });
         assert!(matches!(judge(&unknown, &cluster(), None), Verdict::Leave(_)));
-        let master = with(joining(), |asked| asked.request = request("system:node:m1", &[], &[]));
+        let master = with(joining(), |asked| {
+            asked.username = spec::agent::bootstrap_user("m1");
+            asked.request = request("system:node:m1", &[], &[]);
+        });
         assert!(matches!(judge(&master, &cluster(), None), Verdict::Deny(_)));
         let stranger = with(joining(), |asked| asked.groups.clear());
         assert!(matches!(judge(&stranger, &cluster(), None), Verdict::Deny(_)));

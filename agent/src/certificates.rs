@@ -4,7 +4,9 @@
 use crate::facts::{Facts, under};
 use crate::files::{self, FileError, NewFile};
 use pki::{Authority, AuthorityName, Credential, LEAF_LIFE, LeafRequest, Usage};
-use spec::{cluster::Cluster, paths, ports};
+use spec::agent::organization;
+use spec::cluster::{Cluster, Role};
+use spec::{paths, ports};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
@@ -50,10 +52,14 @@ pub struct Wanted {
 /// The server that local components of a master talk to.
 pub const LOCAL_API: &str = "https://127.0.0.1:6443";
 
-const CLUSTER_FOLDERS: [(&str, AuthorityName, Option<&str>); 3] = [
+const NODE_FOLDERS: [(&str, AuthorityName, Option<&str>); 2] =
+    [("kubernetes", AuthorityName::Kubernetes, None), ("machine", AuthorityName::Machine, None)];
+
+const CLUSTER_FOLDERS: [(&str, AuthorityName, Option<&str>); 4] = [
     ("etcd", AuthorityName::Etcd, Some("etcd")),
     ("kubernetes", AuthorityName::Kubernetes, None),
     ("dns", AuthorityName::Kubernetes, Some("coredns")),
+    ("machine", AuthorityName::Machine, None),
 ];
 
 /// What a master needs.
@@ -66,6 +72,7 @@ pub fn plan(facts: &Facts) -> Result<Vec<Wanted>, CertificateError> {
     let mut list = etcd_certificates(name, &addresses);
     list.extend(api_server_certificates(facts, &addresses)?);
     list.extend(component_certificates(name, &addresses));
+    list.push(machine_certificate(name));
     Ok(list)
 }
 
@@ -75,6 +82,16 @@ fn wanted(name: &'static str, authority: AuthorityName, request: LeafRequest) ->
 
 fn client(name: &'static str, common_name: &str, organization: Option<&str>) -> Wanted {
     wanted(name, AuthorityName::Kubernetes, LeafRequest::client(common_name, organization, LEAF_LIFE))
+}
+
+/// To other agents, and from them: by the machine's name, whatever its address.
+fn machine_certificate(name: &str) -> Wanted {
+    let request = LeafRequest {
+        organization: Some(organization::MASTER.into()),
+        usage: Usage::Peer,
+        ..LeafRequest::server(name, vec![name.into()], Vec::new(), LEAF_LIFE)
+    };
+    Wanted { restart: &["agent"], ..wanted("machine/agent", AuthorityName::Machine, request) }
 }
 
 fn etcd_certificates(name: &str, addresses: &[IpAddr]) -> Vec<Wanted> {
@@ -105,8 +122,12 @@ fn api_server_certificates(facts: &Facts, addresses: &[IpAddr]) -> Result<Vec<Wa
     names.push(format!("kubernetes.default.svc.{}", cluster.domain));
     names.push(facts.identity.name.clone());
     names.extend(cluster.api_name.clone());
+    // Clients may come to any master by the name or address of another: through a balancer.
+    let masters = || cluster.machines.iter().filter(|machine| machine.role == Role::Master);
+    names.extend(masters().map(|machine| machine.name.clone()));
     let mut own = vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST), api_service_address(cluster)?];
     own.extend(addresses);
+    own.extend(masters().filter_map(|machine| machine.network.address.as_deref().and_then(crate::facts::address)));
     own.extend(cluster.virtual_address.as_deref().and_then(crate::facts::address));
     Ok(vec![
         wanted(
@@ -209,6 +230,19 @@ pub fn judge(
     if same { Ok(()) } else { Err("is for other names".into()) }
 }
 
+/// When each certificate of the machine ends, seconds since the epoch; what cannot be read is left out.
+pub fn ends(root: &Path) -> BTreeMap<String, i64> {
+    let folder = under(root, paths::PKI_DIR);
+    let mut ends = BTreeMap::new();
+    for relative in files::list(&folder).unwrap_or_default() {
+        let name = relative.to_string_lossy();
+        let Some(stem) = name.strip_suffix(".crt").filter(|stem| !stem.ends_with("ca")) else { continue };
+        let found = files::read(&folder.join(&relative)).ok().and_then(|text| pki::inspect(stem, &text).ok());
+        ends.extend(found.map(|found| (stem.to_owned(), found.not_after.unix_timestamp())));
+    }
+    ends
+}
+
 /// What `ensure` did.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Issued {
@@ -291,18 +325,40 @@ fn kubeconfig(
 /// passed through, since etcd and CoreDNS are users of their own. Each gets its authority's
 /// certificate as ca.crt.
 fn prepare_folders(facts: &Facts, root: &Path) -> Result<(), CertificateError> {
+    let mut authorities = prepare(facts, root, &CLUSTER_FOLDERS)?;
+    let folder = under(root, paths::PKI_DIR);
+    authorities.push((folder.join("kubernetes/etcd-ca.crt"), AuthorityName::Etcd, None));
+    authorities.push((folder.join("kubernetes/front-proxy-ca.crt"), AuthorityName::FrontProxy, None));
+    write_authorities(facts, authorities)
+}
+
+/// The same for a node, which issues nothing itself.
+pub fn prepare_node(facts: &Facts, root: &Path) -> Result<(), CertificateError> {
+    let authorities = prepare(facts, root, &NODE_FOLDERS)?;
+    write_authorities(facts, authorities)
+}
+
+type AuthorityFiles = Vec<(std::path::PathBuf, AuthorityName, Option<files::Owner>)>;
+
+fn prepare(
+    facts: &Facts,
+    root: &Path,
+    folders: &[(&str, AuthorityName, Option<&str>)],
+) -> Result<AuthorityFiles, CertificateError> {
     let folder = under(root, paths::PKI_DIR);
     files::make_directory(&under(root, paths::STATE_OWN_DIR), 0o711, None)?;
     files::make_directory(&folder, 0o711, None)?;
     files::make_directory(&under(root, paths::KUBERNETES_DIR), 0o755, None)?;
     let mut authorities = Vec::new();
-    for (name, authority, user) in CLUSTER_FOLDERS {
+    for &(name, authority, user) in folders {
         let owner = facts.owner(user)?;
         files::make_directory(&folder.join(name), 0o700, owner)?;
         authorities.push((folder.join(name).join("ca.crt"), authority, owner));
     }
-    authorities.push((folder.join("kubernetes/etcd-ca.crt"), AuthorityName::Etcd, None));
-    authorities.push((folder.join("kubernetes/front-proxy-ca.crt"), AuthorityName::FrontProxy, None));
+    Ok(authorities)
+}
+
+fn write_authorities(facts: &Facts, authorities: AuthorityFiles) -> Result<(), CertificateError> {
     let mut changed = Vec::new();
     for (path, authority, owner) in authorities {
         let text = facts.secrets.text(&authority.certificate_file())?;

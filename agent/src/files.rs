@@ -57,6 +57,13 @@ pub fn write_all(files: &[NewFile], durable: bool) -> Result<()> {
     for (_, temporary, path) in &waiting {
         std::fs::rename(temporary, path).map_err(at(path))?;
     }
+    if durable {
+        // The names too: without it a power cut may bring the old files back.
+        let folders: std::collections::BTreeSet<&Path> = files.iter().filter_map(|file| file.path.parent()).collect();
+        for folder in folders {
+            std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(at(folder))?;
+        }
+    }
     Ok(())
 }
 

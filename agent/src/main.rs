@@ -14,12 +14,15 @@ mod files;
 mod grpc;
 mod http;
 mod images;
+mod join;
 mod link_address;
 mod machine;
 mod manifests;
 mod node;
+mod peers;
 mod render;
 mod run;
+mod server;
 mod sntp;
 mod stop;
 
@@ -48,7 +51,9 @@ fn main() -> ExitCode {
     };
     let root = Path::new("/");
     let result = match command.as_deref() {
-        Some("run") => runtime.block_on(run::run(root)).map_err(|error| error.to_string()),
+        Some("run") => {
+            tokio::task::LocalSet::new().block_on(&runtime, run::run(root)).map_err(|error| error.to_string())
+        }
         Some("import-images") => runtime.block_on(import(root)),
         Some("stop-pods") => {
             runtime.block_on(stop::run(shutdown_api(root)));
@@ -80,6 +85,6 @@ async fn import(root: &Path) -> Result<(), String> {
 /// The API, when this machine can reach one: the shutdown goes on without it.
 fn shutdown_api(root: &Path) -> Option<(api::Api, String)> {
     let facts = facts::Facts::read(root).ok()?;
-    let api = run::local_api(root).ok()?;
-    Some((api, facts.identity.name))
+    let api = if facts.is_master() { run::local_api(root) } else { run::kubelets_api(root) };
+    Some((api.ok()?, facts.identity.name))
 }

@@ -1,5 +1,5 @@
-//! This machine's own Node object: its pod CIDR becomes the CNI configuration, the definition's
-//! labels and taints are put on it, its Ready condition is the phase on the console.
+//! Node objects. This machine's own: its pod CIDR becomes the CNI configuration, its Ready condition
+//! the phase on the console. On masters everyone's: the definition's labels and taints are put on them.
 
 use crate::api::{Api, ApiError, FIELD_MANAGER};
 use crate::cni;
@@ -7,24 +7,24 @@ use crate::facts::Facts;
 use crate::machine::{Status, say};
 use crate::render::taint;
 use serde_json::{Value, json};
-use spec::cluster::NetworkChoice;
+use spec::cluster::{Cluster, Machine, NetworkChoice, Role};
 use std::path::Path;
 
+const NODES: &str = "/api/v1/nodes";
 const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 
-/// Follows the Node object until the watch ends.
+/// Follows this machine's Node object until the watch ends.
 pub async fn watch(api: &Api, facts: &Facts, root: &Path, status: &Status) -> Result<(), ApiError> {
     let collection = format!("/api/v1/nodes?fieldSelector=metadata.name%3D{}", facts.identity.name);
     let list = api.get(&collection).await?;
     match list.pointer("/items/0") {
-        Some(node) => follow(api, facts, root, status, node).await?,
+        Some(node) => follow(facts, root, status, node),
         None => status.phase("waiting for the kubelet to register the node"),
     }
-    let version = list.pointer("/metadata/resourceVersion").and_then(Value::as_str).unwrap_or_default();
-    let mut watch = api.watch(&collection, version).await?;
+    let mut watch = api.watch(&collection, version_of(&list)).await?;
     while let Some(event) = watch.next().await? {
         match (event.get("type").and_then(Value::as_str), event.get("object")) {
-            (Some("ADDED" | "MODIFIED"), Some(node)) => follow(api, facts, root, status, node).await?,
+            (Some("ADDED" | "MODIFIED"), Some(node)) => follow(facts, root, status, node),
             (Some("DELETED"), _) => status.update(|status| status.ready = false),
             (Some("ERROR"), _) => break,
             _ => {}
@@ -33,7 +33,35 @@ pub async fn watch(api: &Api, facts: &Facts, root: &Path, status: &Status) -> Re
     Ok(())
 }
 
-async fn follow(api: &Api, facts: &Facts, root: &Path, status: &Status, node: &Value) -> Result<(), ApiError> {
+/// Puts the definition's labels and taints on every machine's Node object until the watch ends.
+pub async fn define(api: &Api, cluster: &Cluster) -> Result<(), ApiError> {
+    let list = api.get(NODES).await?;
+    for node in list.get("items").and_then(Value::as_array).into_iter().flatten() {
+        define_one(api, cluster, node).await?;
+    }
+    let mut watch = api.watch(NODES, version_of(&list)).await?;
+    while let Some(event) = watch.next().await? {
+        match (event.get("type").and_then(Value::as_str), event.get("object")) {
+            (Some("ADDED" | "MODIFIED"), Some(node)) => define_one(api, cluster, node).await?,
+            (Some("ERROR"), _) => break,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+async fn define_one(api: &Api, cluster: &Cluster, node: &Value) -> Result<(), ApiError> {
+    let name = node.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+    let Some(machine) = cluster.machines.iter().find(|machine| machine.name == name) else { return Ok(()) };
+    label(api, machine, node).await?;
+    add_taints(api, cluster, machine, node).await
+}
+
+fn version_of(list: &Value) -> &str {
+    list.pointer("/metadata/resourceVersion").and_then(Value::as_str).unwrap_or_default()
+}
+
+fn follow(facts: &Facts, root: &Path, status: &Status, node: &Value) {
     let cidrs = pod_cidrs(node);
     if !cidrs.is_empty() && facts.cluster.network == NetworkChoice::KubeProxy {
         match cni::write(root, &cidrs) {
@@ -43,8 +71,6 @@ async fn follow(api: &Api, facts: &Facts, root: &Path, status: &Status, node: &V
         }
     }
     show(status, node, &cidrs);
-    label(api, facts, node).await?;
-    add_taints(api, facts, node).await
 }
 
 fn show(status: &Status, node: &Value, cidrs: &[String]) {
@@ -82,20 +108,20 @@ fn pod_cidrs(node: &Value) -> Vec<String> {
 }
 
 /// Labels that the node should have.
-fn wanted_labels(facts: &Facts) -> serde_json::Map<String, Value> {
+fn wanted_labels(machine: &Machine) -> serde_json::Map<String, Value> {
     let mut labels = serde_json::Map::new();
-    if facts.is_master() {
+    if machine.role == Role::Master {
         labels.insert(CONTROL_PLANE.into(), json!(""));
     }
-    for (key, value) in facts.machine().into_iter().flat_map(|machine| &machine.labels) {
+    for (key, value) in &machine.labels {
         labels.insert(key.clone(), json!(value));
     }
     labels
 }
 
 /// Server-side apply owns exactly these labels: one that leaves the definition leaves the node.
-async fn label(api: &Api, facts: &Facts, node: &Value) -> Result<(), ApiError> {
-    let wanted = wanted_labels(facts);
+async fn label(api: &Api, machine: &Machine, node: &Value) -> Result<(), ApiError> {
+    let wanted = wanted_labels(machine);
     let there = wanted
         .iter()
         .all(|(key, value)| node.pointer("/metadata/labels").and_then(|labels| labels.get(key)) == Some(value));
@@ -104,7 +130,7 @@ async fn label(api: &Api, facts: &Facts, node: &Value) -> Result<(), ApiError> {
     }
     let object = json!({
         "apiVersion": "v1", "kind": "Node",
-        "metadata": {"name": facts.identity.name, "labels": wanted},
+        "metadata": {"name": machine.name, "labels": wanted},
     });
     api.apply(&object).await
 }
@@ -118,11 +144,10 @@ fn owned_labels(node: &Value) -> usize {
 }
 
 /// Adds what is missing; others' taints stay.
-async fn add_taints(api: &Api, facts: &Facts, node: &Value) -> Result<(), ApiError> {
+async fn add_taints(api: &Api, cluster: &Cluster, machine: &Machine, node: &Value) -> Result<(), ApiError> {
     let mut taints = node.pointer("/spec/taints").and_then(Value::as_array).cloned().unwrap_or_default();
-    let mut wanted: Vec<_> =
-        facts.machine().into_iter().flat_map(|machine| &machine.taints).filter_map(|text| taint(text)).collect();
-    if facts.is_master() && !facts.cluster.schedulable_masters {
+    let mut wanted: Vec<_> = machine.taints.iter().filter_map(|text| taint(text)).collect();
+    if machine.role == Role::Master && !cluster.schedulable_masters {
         wanted.extend(taint(&format!("{CONTROL_PLANE}:NoSchedule")));
     }
     let missing: Vec<_> = wanted
@@ -138,7 +163,7 @@ async fn add_taints(api: &Api, facts: &Facts, node: &Value) -> Result<(), ApiErr
     // The version makes it fail, and be tried anew on the next event, when another wrote meanwhile.
     let patch =
         json!({"metadata": {"resourceVersion": node["metadata"]["resourceVersion"]}, "spec": {"taints": taints}});
-    match api.merge(&format!("/api/v1/nodes/{}", facts.identity.name), &patch).await {
+    match api.merge(&format!("{NODES}/{}", machine.name), &patch).await {
         Err(error) if error.code() == Some(409) => Ok(()),
         other => other.map(drop),
     }
@@ -164,7 +189,7 @@ mod tests {
     #[test]
     fn a_master_carries_its_role_and_the_definitions_labels() {
         let facts = example(time::OffsetDateTime::from_unix_timestamp(1_795_000_000).unwrap());
-        let labels = wanted_labels(&facts);
+        let labels = wanted_labels(facts.machine().unwrap());
         assert_eq!((&labels[CONTROL_PLANE], &labels["cpu"]), (&json!(""), &json!("high")));
     }
 

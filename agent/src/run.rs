@@ -5,17 +5,23 @@ use crate::api::Api;
 use crate::clock::{self, Round};
 use crate::facts::Facts;
 use crate::machine::{Status, ask_init, notify_ready, say};
-use crate::{approval, certificates, etcd, http, link_address, manifests, node, render};
+use crate::peers::Peers;
+use crate::server::{self, Answer, Caller};
+use crate::{approval, certificates, etcd, http, join, link_address, manifests, node, render};
+use hyper::{Method, StatusCode};
 use rustix::fs::inotify;
+use spec::agent::{AgentStatus, VERSION, organization, path};
 use spec::status::{NodeStatus, Request, Response};
 use spec::{paths, ports};
 use std::mem::MaybeUninit;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::sync::Notify;
+use tokio_rustls::rustls::{ClientConfig, ServerConfig};
 
 /// Between two tries of something that another program must first make possible.
 const RETRY: Duration = Duration::from_millis(250);
@@ -37,8 +43,14 @@ pub enum RunError {
     Http(#[from] http::HttpError),
     #[error("{what}: {source}")]
     System { what: &'static str, source: std::io::Error },
+    #[error(transparent)]
+    Join(#[from] join::JoinError),
+    #[error("etcd's client: {0}")]
+    Etcd(etcd::ClientError),
+    #[error("the agent's certificate: {0}")]
+    Tls(String),
     #[error(
-        "this machine's seed holds no authorities, so it must join a cluster: joining by a credential is not part of this image"
+        "this master's seed holds no authorities: build it with `imgbuild --profile master --cluster NAME`, or write its seed with `imgbuild cluster seed`"
     )]
     NoAuthorities,
 }
@@ -67,53 +79,64 @@ fn first_status(facts: &Facts) -> NodeStatus {
 
 async fn go(root: &Path, facts: Rc<Facts>, status: Rc<Status>) -> Result<(), RunError> {
     let clock = clock::first(&facts, &status).await;
-    if !facts.is_master() || !has_authorities(&facts) {
-        return Err(RunError::NoAuthorities);
+    match facts.is_master() {
+        true if has_authorities(&facts) => master(root, facts, status, clock).await,
+        true => Err(RunError::NoAuthorities),
+        false => node_machine(root, facts, status, clock).await,
     }
-    status.phase("issuing certificates");
-    let issued = certificates::ensure(&facts, root, OffsetDateTime::now_utc())?;
-    for (name, reason) in &issued.certificates {
-        say(format!("issued {name}: the old one {reason}"));
-    }
-    status.phase("writing configurations");
-    let start = etcd::decide(&facts, etcd::look(root));
-    let rendered = render::render(&facts, root, &start)?;
-    let outdated = render::outdated(&rendered, root);
-    render::write(&rendered)?;
-    link_address::add_to_loopback(ports::NODE_DNS_ADDRESS)
-        .map_err(|source| RunError::System { what: "adding the DNS cache's address to lo", source })?;
-    notify_ready().map_err(|source| RunError::System { what: "telling init that the agent is ready", source })?;
-    restart(outdated.into_iter().chain(issued.restart)).await;
-    if let etcd::Start::Refuse(reason) = &start {
-        status.phase(&format!("etcd does not start: {reason}"));
-    }
-    serve(root, facts, status, clock, start).await
 }
 
 fn has_authorities(facts: &Facts) -> bool {
     pki::AuthorityName::ALL.iter().all(|name| facts.secrets.files().contains_key(&name.key_file()))
 }
 
-/// Everything that goes on side by side from now on.
-async fn serve(
-    root: &Path,
-    facts: Rc<Facts>,
-    status: Rc<Status>,
-    clock: Round,
-    start: etcd::Start,
-) -> Result<(), RunError> {
+/// What both kinds of machines do before their services start: configurations, in files.
+async fn configure(root: &Path, facts: &Facts, outdated: impl Iterator<Item = &'static str>) -> Result<(), RunError> {
+    let rendered = render::render(facts, root)?;
+    let changed = render::outdated(&rendered, root);
+    render::write(&rendered)?;
+    link_address::add_to_loopback(ports::NODE_DNS_ADDRESS)
+        .map_err(|source| RunError::System { what: "adding the DNS cache's address to lo", source })?;
+    notify_ready().map_err(|source| RunError::System { what: "telling init that the agent is ready", source })?;
+    restart(changed.into_iter().chain(outdated)).await;
+    Ok(())
+}
+
+fn mark_joined(root: &Path) -> Result<(), RunError> {
+    Ok(crate::files::write(&crate::facts::under(root, paths::JOINED_FILE), "", 0o644, false)?)
+}
+
+/// A master: everything that goes on side by side.
+async fn master(root: &Path, facts: Rc<Facts>, status: Rc<Status>, clock: Round) -> Result<(), RunError> {
+    status.phase("issuing certificates");
+    let issued = certificates::ensure(&facts, root, OffsetDateTime::now_utc())?;
+    for (name, reason) in &issued.certificates {
+        say(format!("issued {name}: the old one {reason}"));
+    }
+    status.phase("writing configurations");
+    mark_joined(root)?;
+    // This process has read the new certificates of its own already.
+    configure(root, &facts, issued.restart.into_iter().filter(|service| *service != "agent")).await?;
+
     let judge = Rc::new(Notify::new());
     let api = Rc::new(local_api(root)?);
+    let material = Material::read(root)?;
+    let peers = Rc::new(Peers::new(&facts, material.client()?));
+    let client = etcd::Client::new(root).map_err(RunError::Etcd)?;
+    let member = Rc::new(etcd::Member::new(root.to_path_buf(), facts.clone(), status.clone(), peers, client));
+    let handler = Rc::new(AgentApi {
+        root: root.to_path_buf(),
+        facts: facts.clone(),
+        status: status.clone(),
+        member: Some(member.clone()),
+        api: api.clone(),
+    });
+    let served = server::serve(listen(&facts).await?, material.server()?, handler);
     let renewal = renew(root, &facts, &judge);
     let clock = clock::keep(&facts, &status, clock, || judge.notify_one());
     let observed = observe(&facts, &api, &status);
-    let control = async {
-        if matches!(start, etcd::Start::Refuse(_)) {
-            return std::future::pending().await;
-        }
-        control(root, &facts, &api, &status).await
-    };
-    let for_ever = async { tokio::join!(renewal, clock, observed, control) };
+    let control = control(root, &facts, &api, &status);
+    let for_ever = async { tokio::join!(member.run(), served, renewal, clock, observed, control) };
     // With other addresses everything is to be issued and written anew: init starts the agent again.
     tokio::select! {
         moved = other_addresses(root, &facts) => moved,
@@ -121,13 +144,116 @@ async fn serve(
     }
 }
 
+/// A node: it joins, and goes on as what it has become.
+async fn node_machine(root: &Path, facts: Rc<Facts>, status: Rc<Status>, clock: Round) -> Result<(), RunError> {
+    certificates::prepare_node(&facts, root)?;
+    configure(root, &facts, std::iter::empty()).await?;
+    status.phase("joining the cluster");
+    while let Err(error) = joined(root, &facts).await {
+        status.phase(&error.to_string());
+        tokio::time::sleep(PAUSE).await;
+    }
+    join::write_kubeconfigs(&facts, root)?;
+    mark_joined(root)?;
+
+    let judge = Rc::new(Notify::new());
+    let api = Rc::new(balanced_api(root)?);
+    let material = Material::read(root)?;
+    let handler = Rc::new(AgentApi {
+        root: root.to_path_buf(),
+        facts: facts.clone(),
+        status: status.clone(),
+        member: None,
+        api: api.clone(),
+    });
+    let served = server::serve(listen(&facts).await?, material.server()?, handler);
+    let clock = clock::keep(&facts, &status, clock, || judge.notify_one());
+    let renewal = async {
+        loop {
+            let _ = tokio::time::timeout(DAY, judge.notified()).await;
+            match joined(root, &facts).await {
+                // What is read once is read again by a new agent.
+                Ok(true) => restart(["agent", "kube-proxy"].into_iter()).await,
+                Ok(false) => {}
+                Err(error) => say(format!("renewing certificates: {error}")),
+            }
+        }
+    };
+    let own_node = again("node", || node::watch(&api, &facts, root, &status));
+    let for_ever = async { tokio::join!(served, clock, renewal, own_node, keep_network(&facts, &api)) };
+    tokio::select! {
+        moved = other_addresses(root, &facts) => moved,
+        _ = for_ever => Ok(()),
+    }
+}
+
+/// Whether new credentials came.
+async fn joined(root: &Path, facts: &Facts) -> Result<bool, join::JoinError> {
+    let Some(answer) = join::ensure(facts, root, OffsetDateTime::now_utc()).await? else { return Ok(false) };
+    if let Some(cluster_id) = answer.cluster.filter(|id| facts.seed.cluster_id.as_ref() != Some(id)) {
+        say(format!("this machine is now of cluster {cluster_id}"));
+        if let Err(error) = ask_init(&Request::SealSeed { cluster_id }).await {
+            say(format!("sealing the seed: {error}"));
+        }
+    }
+    Ok(true)
+}
+
+async fn listen(facts: &Facts) -> Result<tokio::net::TcpListener, RunError> {
+    let any: IpAddr = match facts.addresses().first() {
+        Some(IpAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
+        _ => Ipv4Addr::UNSPECIFIED.into(),
+    };
+    let listener = server::listen(SocketAddr::new(any, ports::AGENT)).await;
+    listener.map_err(|source| RunError::System { what: "opening the agent's port", source })
+}
+
+/// The machine's certificate towards other agents.
+struct Material {
+    authority: String,
+    certificate: String,
+    key: String,
+}
+
+impl Material {
+    fn read(root: &Path) -> Result<Material, RunError> {
+        let folder = crate::facts::under(root, paths::PKI_DIR).join("machine");
+        let read = |name: &str| crate::files::read(&folder.join(name));
+        Ok(Material { authority: read("ca.crt")?, certificate: read("agent.crt")?, key: read("agent.key")? })
+    }
+
+    fn client(&self) -> Result<Arc<ClientConfig>, RunError> {
+        Ok(http::tls(&self.authority, &self.certificate, &self.key)?)
+    }
+
+    fn server(&self) -> Result<Arc<ServerConfig>, RunError> {
+        server::tls(&self.authority, &self.certificate, &self.key).map_err(RunError::Tls)
+    }
+}
+
 /// The API server of this machine, as the agent.
 pub fn local_api(root: &Path) -> Result<Api, RunError> {
+    api_at(root, ports::KUBE_APISERVER)
+}
+
+/// The API servers through this machine's balancer, as the agent of a node.
+pub fn balanced_api(root: &Path) -> Result<Api, RunError> {
+    api_at(root, ports::API_BALANCER)
+}
+
+/// The same as this node's kubelet, which alone may write the node's status.
+pub fn kubelets_api(root: &Path) -> Result<Api, RunError> {
+    let authority = crate::files::read(&crate::facts::under(root, paths::PKI_DIR).join("kubernetes/ca.crt"))?;
+    let pair = crate::files::read(&crate::facts::under(root, join::KUBELET_CERTIFICATE))?;
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, ports::API_BALANCER));
+    Ok(Api::new(address, "localhost", http::tls(&authority, &pair, &pair)?))
+}
+
+fn api_at(root: &Path, port: u16) -> Result<Api, RunError> {
     let folder = crate::facts::under(root, paths::PKI_DIR).join("kubernetes");
     let read = |name: &str| crate::files::read(&folder.join(name));
     let tls = http::tls(&read("ca.crt")?, &read("agent.crt")?, &read("agent.key")?)?;
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, ports::KUBE_APISERVER));
-    Ok(Api::new(address, "localhost", tls))
+    Ok(Api::new(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), "localhost", tls))
 }
 
 /// Judges the certificates daily and after a step of the clock; restarts what does not reread them.
@@ -206,26 +332,13 @@ fn wait_for_other_addresses(root: &Path, known: &[String]) -> Result<(), RunErro
     }
 }
 
-/// Pods, etcd's health, for the console.
+/// Pods, for the console.
 async fn observe(facts: &Facts, api: &Api, status: &Status) {
     loop {
-        let etcd = etcd_health().await;
         let pods = if status.current().ready { count_pods(api, &facts.identity.name).await } else { None };
-        status.update(|status| {
-            status.etcd = etcd;
-            status.pods = pods.or(status.pods);
-        });
+        status.update(|status| status.pods = pods.or(status.pods));
         let wait = if status.current().ready { OBSERVE } else { PAUSE };
         tokio::time::sleep(wait).await;
-    }
-}
-
-async fn etcd_health() -> Option<String> {
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, ports::ETCD_METRICS));
-    match http::get_plain(address, "/health", PAUSE).await {
-        Ok((200, _)) => Some("healthy".into()),
-        Ok((code, _)) => Some(format!("unhealthy (HTTP {code})")),
-        Err(_) => Some("not serving".into()),
     }
 }
 
@@ -256,8 +369,9 @@ async fn control(root: &Path, facts: &Facts, api: &Api, status: &Status) {
         }
     };
     let own_node = again("node", || node::watch(api, facts, root, status));
+    let nodes = again("nodes", || node::define(api, &facts.cluster));
     let requests = again("certificate requests", || approval::watch(api, &facts.cluster));
-    tokio::join!(applying, own_node, requests);
+    tokio::join!(applying, own_node, nodes, requests, keep_network(facts, api));
 }
 
 /// The API server tells init that it serves long before its own bootstrapping (RBAC among it) is
@@ -280,5 +394,64 @@ async fn again<F: Future<Output = Result<(), crate::api::ApiError>>>(what: &str,
             say(format!("{what}: {error}"));
             tokio::time::sleep(PAUSE).await;
         }
+    }
+}
+
+/// Routes between the machines, for the choice of networks that has none of its own.
+async fn keep_network(facts: &Facts, api: &Api) {
+    let _ = (facts, api);
+}
+
+/// What the agent answers on its port.
+struct AgentApi {
+    root: PathBuf,
+    facts: Rc<Facts>,
+    status: Rc<Status>,
+    /// Masters have it.
+    member: Option<Rc<etcd::Member>>,
+    api: Rc<Api>,
+}
+
+impl server::Handler for AgentApi {
+    async fn answer(&self, caller: &Caller, method: &Method, path: &str, body: &[u8]) -> Answer {
+        let peer = caller.organization == organization::MASTER;
+        match (method, path, &self.member) {
+            (&Method::GET, path::REPORT, Some(member)) if peer => Answer::of(&member.report()),
+            (&Method::POST, path::LEARNER, Some(member)) if peer => learner(member, caller, body).await,
+            (&Method::POST, path::JOIN, Some(member)) => {
+                join::answer(&self.facts, &self.api, member.cluster(), caller, body).await
+            }
+            (&Method::GET, path::STATUS, _) if caller.organization != organization::JOIN => self.status(),
+            (_, path::REPORT | path::LEARNER | path::JOIN | path::STATUS, _) => {
+                let reason = format!("{method} {path} is not for {} ({})", caller.name, caller.organization);
+                Answer::refusal(StatusCode::FORBIDDEN, reason)
+            }
+            _ => Answer::refusal(StatusCode::NOT_FOUND, format!("there is no {method} {path}")),
+        }
+    }
+}
+
+async fn learner(member: &etcd::Member, caller: &Caller, body: &[u8]) -> Answer {
+    let request = match serde_json::from_slice(body) {
+        Ok(request) => request,
+        Err(error) => return Answer::refusal(StatusCode::BAD_REQUEST, error.to_string()),
+    };
+    match member.admit(&caller.name, &request).await {
+        Ok(admission) => Answer::of(&admission),
+        Err(reason) => Answer::refusal(StatusCode::CONFLICT, reason),
+    }
+}
+
+impl AgentApi {
+    fn status(&self) -> Answer {
+        let init = std::fs::read(crate::facts::under(&self.root, paths::INIT_STATUS_FILE));
+        let init = init.ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+        Answer::of(&AgentStatus {
+            version: VERSION,
+            image: self.facts.image.version.clone(),
+            node: self.status.current(),
+            init,
+            certificates: certificates::ends(&self.root),
+        })
     }
 }

@@ -1,11 +1,13 @@
 //! The machine as the second life learns it: image, seed, definition, state, network; and the files
 //! that say so to the others.
 
+use crate::disk::block::Disk;
 use crate::disk::state::{Mounted, Owner};
 use crate::files;
 use crate::net::{self, NetworkState};
 use spec::cluster::{self, Cluster, Identity, Role};
 use spec::image::Image;
+use spec::layout::Partition;
 use spec::{paths, seed};
 use std::io;
 
@@ -87,6 +89,24 @@ impl Machine {
         files::replace_volatile("/etc/hosts", net::hosts(self.name(), address).as_bytes(), 0o644)?;
         self.network = Some(NetworkState { dns: resolver.dns, ..state });
         self.write_identity()
+    }
+
+    /// Puts the cluster's id into the seed and takes the permit to form out of it: on the disk first,
+    /// then in memory, where the agent reads it.
+    ///
+    /// # Errors
+    /// The partition cannot be read or written.
+    pub fn seal_seed(&mut self, disk: &Disk, cluster_id: String) -> io::Result<()> {
+        let device = disk.partition_device(Partition::Seed.number());
+        let mut content = ::seed::read_path(&device, 0).map_err(io::Error::other)?.files;
+        let machine = self.seed.as_mut().ok_or_else(|| io::Error::other("this machine has no seed"))?;
+        let sealed = seed::Machine { may_form: false, cluster_id: Some(cluster_id), ..machine.clone() };
+        let text = toml::to_string(&sealed).map_err(io::Error::other)?;
+        content.insert(seed::files::MACHINE.to_owned(), text.clone().into_bytes());
+        ::seed::write_path(&device, 0, &content).map_err(io::Error::other)?;
+        *machine = sealed;
+        let path = std::path::Path::new(paths::SEED_DIR).join(seed::files::MACHINE);
+        files::replace_volatile(&path, text.as_bytes(), 0o600)
     }
 
     /// identity.json, once there is a state and an address. The agent waits for this file.

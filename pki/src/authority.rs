@@ -277,6 +277,22 @@ pub fn new_key(name: &str) -> Result<(String, String)> {
     Ok((key.serialize_pem(), key.public_key_pem()))
 }
 
+/// A PKCS#10 request (RFC 2986) with a new key, both PEM (the key PKCS#8): the key stays with whoever
+/// asks, the request goes to [`Authority::sign_request`].
+pub fn signing_request(
+    common_name: &str,
+    organization: Option<&str>,
+    names: &[String],
+    addresses: &[IpAddr],
+) -> Result<(String, String)> {
+    let key = KeyPair::generate().map_err(crypto(common_name))?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = subject(common_name, organization);
+    params.subject_alt_names = alternative_names(common_name, names, addresses)?;
+    let request = params.serialize_request(&key).map_err(crypto(common_name))?;
+    Ok((request.pem().map_err(crypto(common_name))?, key.serialize_pem()))
+}
+
 pub(crate) fn read_key(name: &str, pem: &str) -> Result<KeyPair> {
     KeyPair::from_pem(pem).map_err(|error| Error::NotPem {
         name: name.into(),

@@ -7,7 +7,7 @@ mod inspect;
 mod kubeconfig;
 mod secrets;
 
-pub use authority::{Authority, Leaf, LeafRequest, RequestPolicy, Usage, new_key};
+pub use authority::{Authority, Leaf, LeafRequest, RequestPolicy, Usage, new_key, signing_request};
 pub use inspect::{Inspected, check_chain, fingerprint, inspect, inspect_der, inspect_request, matches_key};
 pub use kubeconfig::{Credential, kubeconfig};
 pub use secrets::{AuthorityName, Secrets};

@@ -1,4 +1,5 @@
-//! What is issued is read back with x509-parser, a foreign reader; openssl judges in a story.
+//! What is issued is read back with x509-parser, a foreign reader; openssl judges the requests here,
+//! and the certificates in a story.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use crate::*;
@@ -135,6 +136,59 @@ fn an_allowed_request_is_signed_as_a_leaf_for_its_own_key() {
     check_chain("n1", &certificate, authority.certificate(), now()).unwrap();
     let der = pem::parse(&csr).unwrap().into_contents();
     authority.sign_request(&der, &policy(&["n1"]), now()).expect("DER is read as well");
+}
+
+#[test]
+fn a_request_of_ours_says_what_was_asked_and_is_signed_for_its_own_key() {
+    let names = ["n1".to_owned()];
+    let addresses = policy(&[]).addresses;
+    let (csr, key) = signing_request("system:node:n1", Some("system:nodes"), &names, &addresses).unwrap();
+    let asked = inspect_request("n1", csr.as_bytes()).unwrap();
+    assert_eq!((asked.common_name.as_str(), asked.names.as_slice()), ("system:node:n1", &names[..]));
+    assert_eq!((asked.organizations, asked.addresses), (vec!["system:nodes".to_owned()], addresses));
+    assert!(!asked.is_authority && !asked.other_names);
+    let authority = authority();
+    let certificate = authority.sign_request(csr.as_bytes(), &policy(&["n1"]), now()).unwrap();
+    assert!(matches_key("n1", &certificate, &key).unwrap());
+    check_chain("n1", &certificate, authority.certificate(), now()).unwrap();
+    let error = authority.sign_request(csr.as_bytes(), &policy(&["n2"]), now()).unwrap_err();
+    assert!(matches!(error, Error::RequestRefused { .. }), "{error}");
+}
+
+#[test]
+fn a_request_for_no_dns_name_is_not_made() {
+    let error = signing_request("n1", None, &["a b".to_owned()], &[]).unwrap_err();
+    assert!(matches!(error, Error::Name { .. }), "{error}");
+}
+
+#[test]
+fn openssl_reads_a_request_of_ours_and_finds_its_signature_good() {
+    let (csr, _) = signing_request("n1", Some("imgbuild:node"), &["n1".to_owned()], &addresses()).unwrap();
+    let (plain, _) = signing_request("n1", None, &[], &[]).unwrap();
+    let text = openssl_verifies(&csr);
+    for part in ["CN = n1", "O = imgbuild:node", "DNS:n1", "IP Address:10.96.0.1"] {
+        assert!(text.replace("CN=", "CN = ").replace("O=", "O = ").contains(part), "{part:?} is not in:\n{text}");
+    }
+    openssl_verifies(&plain);
+}
+
+/// What `openssl req -verify -text` prints of a request whose signature is good.
+fn openssl_verifies(request: &str) -> String {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+    let mut openssl = Command::new("openssl")
+        .args(["req", "-verify", "-noout", "-text"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("openssl judges the requests");
+    openssl.stdin.take().unwrap().write_all(request.as_bytes()).unwrap();
+    let output = openssl.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    // Older releases end with status 0 when the signature is bad.
+    assert!(output.status.success() && said.contains("verify OK"), "{said}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 #[test]

@@ -36,6 +36,8 @@ pub const INIT_STATUS_FILE: &str = "/run/imgbuild/init.json";
 pub const NODE_STATUS_FILE: &str = "/run/imgbuild/node.json";
 /// Made by the agent when the API server of this machine has first said that it is ready.
 pub const API_READY_FILE: &str = "/run/imgbuild/kube-apiserver-ready";
+/// Made by the agent when this machine has its credentials: kubelet waits for it.
+pub const JOINED_FILE: &str = "/run/imgbuild/joined";
 /// Unix stream socket of init: one `status::Request` as a JSON line, answered by one `status::Response` line.
 pub const INIT_SOCKET: &str = "/run/imgbuild/init.sock";
 /// Datagram socket for sd_notify(3) messages; init sets NOTIFY_SOCKET to it for services with `ready = "notify"`.

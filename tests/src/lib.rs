@@ -20,6 +20,7 @@ mod state;
 mod story;
 
 pub mod manifests;
+pub mod native;
 pub mod sysctls;
 
 pub use cluster::StoryCluster;

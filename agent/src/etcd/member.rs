@@ -10,7 +10,7 @@ use crate::peers::{PeerError, Peers};
 use crate::{files, render};
 use joining::{
     Admission, Decision, Definition, Etcd, Health, JoinRequest, MemberAction, MemberId, Orders, Own, Plan, Reason,
-    Report, Reports, Run, Standing, State, Write, decide, membership,
+    Report, Reports, Run, Standing, Write, decide, membership,
 };
 use ring::rand::{SecureRandom, SystemRandom};
 use spec::agent::path;

@@ -298,6 +298,10 @@ impl Supervisor {
                 None => Response::Error { message: format!("there is no service `{name}`") },
             },
             Request::SetClock { seconds, nanoseconds } => self.set_clock(seconds, nanoseconds),
+            Request::SealSeed { cluster_id } => match self.machine.seal_seed(&self.handover.disk, cluster_id) {
+                Ok(()) => Response::Ok,
+                Err(error) => Response::Error { message: format!("the seed cannot be written: {error}") },
+            },
         }
     }
 

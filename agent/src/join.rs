@@ -1,0 +1,418 @@
+//! How a node becomes one: it asks a master's agent for certificates for keys of its own, by its
+//! seed's join credential the first time, by its own certificate afterwards. The master's side
+//! judges: one name, one key, and a name that is in use waits for an operator.
+
+use crate::api::{Api, ApiError};
+use crate::certificates::CertificateError;
+use crate::facts::{Facts, under};
+use crate::files::{self, FileError, NewFile};
+use crate::http::{self, HttpError};
+use crate::peers::{PeerError, Peers};
+use crate::server::{Answer, Caller};
+use hyper::StatusCode;
+use pki::{AuthorityName, Credential, LEAF_LIFE, RequestPolicy, Usage};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use spec::agent::{
+    JoinAnswer, JoinQuestion, NODE_AGENTS, NodeCredential, VERSION, bootstrap_user, node_agent_user, organization, path,
+};
+use spec::cluster::Role;
+use spec::{paths, ports, seed};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use time::{Duration, OffsetDateTime};
+use tokio_rustls::rustls::ClientConfig;
+
+const ALL: [NodeCredential; 4] =
+    [NodeCredential::Machine, NodeCredential::Bootstrap, NodeCredential::Agent, NodeCredential::Proxy];
+/// Keys and requests under way, so that asking again is asking with the same keys.
+const PENDING_FILE: &str = "pending.json";
+/// kubelet's own certificate and key, which it gets by TLS bootstrapping and rotates itself.
+pub const KUBELET_CERTIFICATE: &str = "/var/lib/kubelet/pki/kubelet-client-current.pem";
+const BOOTSTRAP_LIFE: Duration = Duration::days(1);
+/// A claim to a name whose machine never registered a node is given up after this many seconds.
+const CLAIM_SECONDS: i64 = 900;
+
+/// Why the node has no credentials yet.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error(transparent)]
+    Pki(#[from] pki::Error),
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    #[error("this machine's seed holds no join credential: write it with `imgbuild cluster seed CLUSTER --machine NAME`")]
+    NoCredential,
+    #[error("no master of the cluster definition has an address")]
+    NoMaster,
+    #[error("joining: {0}")]
+    Refused(#[from] PeerError),
+    #[error("joining: the answer lacks the certificate of {0:?}")]
+    Incomplete(NodeCredential),
+}
+
+#[derive(Serialize, Deserialize)]
+struct Pending {
+    /// PKCS#10 request and key, both PEM.
+    requests: BTreeMap<NodeCredential, (String, String)>,
+}
+
+/// What a certificate of this credential says: the node asks for it, the master allows exactly it.
+fn policy(credential: NodeCredential, name: &str) -> (AuthorityName, RequestPolicy) {
+    let client = |common_name: String, organization: Option<&str>, life| RequestPolicy {
+        common_name,
+        organization: organization.map(Into::into),
+        names: Vec::new(),
+        addresses: Vec::new(),
+        usage: Usage::Client,
+        life,
+    };
+    match credential {
+        NodeCredential::Machine => {
+            let own = client(name.into(), Some(organization::NODE), LEAF_LIFE);
+            (AuthorityName::Machine, RequestPolicy { names: vec![name.into()], usage: Usage::Peer, ..own })
+        }
+        NodeCredential::Bootstrap => (
+            AuthorityName::Kubernetes,
+            client(bootstrap_user(name), Some("system:bootstrappers"), BOOTSTRAP_LIFE),
+        ),
+        NodeCredential::Agent => {
+            (AuthorityName::Kubernetes, client(node_agent_user(name), Some(NODE_AGENTS), LEAF_LIFE))
+        }
+        NodeCredential::Proxy => (AuthorityName::Kubernetes, client("system:kube-proxy".into(), None, LEAF_LIFE)),
+    }
+}
+
+/// Where certificate and key lie below PKI_DIR, without their endings.
+fn place(credential: NodeCredential) -> &'static str {
+    match credential {
+        NodeCredential::Machine => "machine/agent",
+        NodeCredential::Bootstrap => "kubernetes/bootstrap",
+        NodeCredential::Agent => "kubernetes/agent",
+        NodeCredential::Proxy => "kubernetes/proxy",
+    }
+}
+
+fn pair(root: &Path, credential: NodeCredential) -> Result<Option<(String, String)>, FileError> {
+    let folder = under(root, paths::PKI_DIR);
+    let read = |end: &str| files::read_if_there(&folder.join(format!("{}.{end}", place(credential))));
+    Ok(read("crt")?.zip(read("key")?))
+}
+
+/// TLS to other agents: this machine's own certificate, or until there is one the join credential.
+fn tls(facts: &Facts, root: &Path, now: OffsetDateTime) -> Result<Arc<ClientConfig>, JoinError> {
+    let authority = facts.secrets.text(&AuthorityName::Machine.certificate_file())?;
+    let own = pair(root, NodeCredential::Machine)?;
+    if let Some((certificate, key)) = own
+        && pki::check_chain("machine/agent", &certificate, authority, now).is_ok()
+    {
+        return Ok(http::tls(authority, &certificate, &key)?);
+    }
+    let text = |name: &str| facts.secrets.text(name).map_err(|_| JoinError::NoCredential);
+    let (certificate, key) = (text(seed::files::JOIN_CERTIFICATE)?, text(seed::files::JOIN_KEY)?);
+    Ok(http::tls(authority, certificate, key)?)
+}
+
+/// The credentials that are missing or have lived two thirds of their life.
+fn due(facts: &Facts, root: &Path, now: OffsetDateTime) -> Result<Vec<NodeCredential>, JoinError> {
+    let mut due = Vec::new();
+    for credential in ALL {
+        if credential == NodeCredential::Bootstrap && under(root, KUBELET_CERTIFICATE).exists() {
+            continue;
+        }
+        let (authority, _) = policy(credential, &facts.identity.name);
+        let authority = facts.secrets.text(&authority.certificate_file())?;
+        let good = pair(root, credential)?.is_some_and(|(certificate, key)| {
+            let name = place(credential);
+            pki::check_chain(name, &certificate, authority, now).is_ok()
+                && pki::matches_key(name, &certificate, &key).unwrap_or(false)
+                && pki::inspect(name, &certificate).is_ok_and(|found| now < found.renew_at())
+        });
+        if !good {
+            due.push(credential);
+        }
+    }
+    Ok(due)
+}
+
+/// Gets what is due; a master's answer when something was.
+///
+/// # Errors
+/// Why not yet; to be tried again.
+pub async fn ensure(facts: &Facts, root: &Path, now: OffsetDateTime) -> Result<Option<JoinAnswer>, JoinError> {
+    let due = due(facts, root, now)?;
+    if due.is_empty() {
+        return Ok(None);
+    }
+    let name = &facts.identity.name;
+    let pending_path = under(root, paths::PKI_DIR).join(PENDING_FILE);
+    let known = files::read_if_there(&pending_path)?.and_then(|text| serde_json::from_str::<Pending>(&text).ok());
+    let mut pending = known.unwrap_or(Pending { requests: BTreeMap::new() });
+    pending.requests.retain(|credential, _| due.contains(credential));
+    for credential in due {
+        if !pending.requests.contains_key(&credential) {
+            let (_, wanted) = policy(credential, name);
+            let request =
+                pki::signing_request(&wanted.common_name, wanted.organization.as_deref(), &wanted.names, &[])?;
+            pending.requests.insert(credential, request);
+        }
+    }
+    files::write(&pending_path, serde_json::to_string(&pending).unwrap_or_default(), 0o600, true)?;
+    let requests = pending.requests.iter().map(|(credential, (request, _))| (*credential, request.clone())).collect();
+    let answer = ask(facts, root, now, &JoinQuestion { version: VERSION, requests }).await?;
+    let mut new = Vec::new();
+    for (credential, (_, key)) in &pending.requests {
+        let certificate = answer.certificates.get(credential).ok_or(JoinError::Incomplete(*credential))?;
+        let path = |end: &str| under(root, paths::PKI_DIR).join(format!("{}.{end}", place(*credential)));
+        let file = |path, text: &str| NewFile { path, content: text.as_bytes().to_vec(), mode: 0o600, owner: None };
+        new.extend([file(path("key"), key), file(path("crt"), certificate)]);
+    }
+    files::write_all(&new, true)?;
+    // Whoever asks again after this asks with new keys, as the holder of the old ones.
+    drop(std::fs::remove_file(&pending_path));
+    Ok(Some(answer))
+}
+
+/// Asks one master after the other.
+async fn ask(
+    facts: &Facts,
+    root: &Path,
+    now: OffsetDateTime,
+    question: &JoinQuestion,
+) -> Result<JoinAnswer, JoinError> {
+    let peers = Peers::new(facts, tls(facts, root, now)?);
+    let mut last = JoinError::NoMaster;
+    for name in peers.names() {
+        match peers.post(name, path::JOIN, question).await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => last = error.into(),
+        }
+    }
+    Err(last)
+}
+
+/// kubeconfigs of a node's programs, made anew at each start; they go through the balancer.
+pub fn write_kubeconfigs(facts: &Facts, root: &Path) -> Result<(), JoinError> {
+    let authority = facts.secrets.text(&AuthorityName::Kubernetes.certificate_file())?;
+    let server = format!("https://127.0.0.1:{}", ports::API_BALANCER);
+    let folder = under(root, paths::KUBERNETES_DIR);
+    files::make_directory(&folder, 0o755, None)?;
+    let mut new = Vec::new();
+    let mut add = |file: &str, user: &str, certificate: &str, key: &str| {
+        let credential = Credential::Files { certificate, key };
+        let text = pki::kubeconfig(&facts.cluster.name, &server, authority, user, credential);
+        new.push(NewFile { path: folder.join(file), content: text.into_bytes(), mode: 0o600, owner: None });
+    };
+    let path = |credential, end: &str| format!("{}/{}.{end}", paths::PKI_DIR, place(credential));
+    for (file, user, credential) in [
+        ("bootstrap.kubeconfig", bootstrap_user(&facts.identity.name), NodeCredential::Bootstrap),
+        ("proxy.kubeconfig", "system:kube-proxy".into(), NodeCredential::Proxy),
+    ] {
+        add(file, &user, &path(credential, "crt"), &path(credential, "key"));
+    }
+    if under(root, KUBELET_CERTIFICATE).exists() {
+        let user = format!("system:node:{}", facts.identity.name);
+        add("kubelet.kubeconfig", &user, KUBELET_CERTIFICATE, KUBELET_CERTIFICATE);
+    }
+    Ok(files::write_all(&new, false)?)
+}
+
+/// The master's answer to a node's question.
+pub async fn answer(facts: &Facts, api: &Api, cluster: Option<String>, caller: &Caller, body: &[u8]) -> Answer {
+    let refuse = |code, reason: String| Answer::refusal(code, reason);
+    let question: JoinQuestion = match serde_json::from_slice(body) {
+        Ok(question) => question,
+        Err(error) => return refuse(StatusCode::BAD_REQUEST, format!("no question of a node: {error}")),
+    };
+    if let Err(reason) = may_ask(facts, caller, &question) {
+        return refuse(StatusCode::FORBIDDEN, reason);
+    }
+    if caller.organization == organization::JOIN
+        && let Err(reason) = claim(api, &caller.name, &question).await
+    {
+        return refuse(StatusCode::CONFLICT, reason);
+    }
+    match sign(facts, &caller.name, &question, OffsetDateTime::now_utc()) {
+        Ok(certificates) => Answer::of(&JoinAnswer { cluster, certificates }),
+        Err(error) => refuse(StatusCode::BAD_REQUEST, error.to_string()),
+    }
+}
+
+/// Whether the machine of this certificate may be given these credentials.
+fn may_ask(facts: &Facts, caller: &Caller, question: &JoinQuestion) -> Result<(), String> {
+    if ![organization::JOIN, organization::NODE].contains(&caller.organization.as_str()) {
+        return Err(format!("{} ({}) is no node and has no join credential", caller.name, caller.organization));
+    }
+    if question.version != VERSION {
+        return Err(format!("version {} of the question, {VERSION} is wanted", question.version));
+    }
+    match facts.cluster.machines.iter().find(|machine| machine.name == caller.name) {
+        None => Err(format!("the cluster definition lists no machine {}", caller.name)),
+        Some(machine) if machine.role == Role::Master => Err(format!("{} is a master: masters sign their own", machine.name)),
+        Some(_) => Ok(()),
+    }
+}
+
+fn sign(
+    facts: &Facts,
+    name: &str,
+    question: &JoinQuestion,
+    now: OffsetDateTime,
+) -> Result<BTreeMap<NodeCredential, String>, pki::Error> {
+    let sign = |(credential, request): (&NodeCredential, &String)| {
+        let (authority, policy) = policy(*credential, name);
+        let certificate = facts.secrets.authority(authority)?.sign_request(request.as_bytes(), &policy, now)?;
+        Ok((*credential, certificate))
+    };
+    question.requests.iter().map(sign).collect()
+}
+
+/// Claims the name for the machine's key in the cluster's own store, where every master sees it:
+/// the second machine with the same credential waits until an operator has deleted the first's node.
+async fn claim(api: &Api, name: &str, question: &JoinQuestion) -> Result<(), String> {
+    let request = question.requests.get(&NodeCredential::Machine).ok_or("the request of the machine's certificate is missing")?;
+    let asked = pki::inspect_request(name, request.as_bytes()).map_err(|error| error.to_string())?;
+    let key: String = Sha256::digest(&asked.public_key).iter().map(|byte| format!("{byte:02x}")).collect();
+    let unknown = |error: ApiError| format!("the cluster's API does not answer yet: {error}");
+    let collection = "/api/v1/namespaces/kube-system/configmaps";
+    let path = format!("{collection}/imgbuild-joined-{name}");
+    let found = api.find(&path).await.map_err(unknown)?;
+    let node = api.find(&format!("/api/v1/nodes/{name}")).await.map_err(unknown)?;
+    let now = OffsetDateTime::now_utc().unix_timestamp();
+    let version = match judge_claim(name, &key, found.as_ref(), node.is_some(), now)? {
+        Claim::Ours => return Ok(()),
+        Claim::New => Value::Null,
+        Claim::Replace(version) => version,
+    };
+    let mut record = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": format!("imgbuild-joined-{name}"), "namespace": "kube-system"},
+        "data": {"key": key, "at": now.to_string()},
+    });
+    let outcome = if version.is_null() {
+        api.post(collection, &record).await
+    } else {
+        record["metadata"]["resourceVersion"] = version;
+        api.put(&path, &record).await
+    };
+    match outcome {
+        Ok(_) => Ok(()),
+        Err(error) if error.code() == Some(409) => Err(format!("another machine asks as {name} at the same time")),
+        Err(error) => Err(unknown(error)),
+    }
+}
+
+#[derive(Debug, PartialEq)]
+enum Claim {
+    Ours,
+    New,
+    /// With the version of the record that is replaced.
+    Replace(Value),
+}
+
+fn judge_claim(name: &str, key: &str, record: Option<&Value>, node: bool, now: i64) -> Result<Claim, String> {
+    let taken = || {
+        format!(
+            "{name} has joined with another key: if this machine takes its place, `kubectl delete node {name}`"
+        )
+    };
+    let Some(record) = record else { return if node { Err(taken()) } else { Ok(Claim::New) } };
+    let text = |field: &str| record.pointer(&format!("/data/{field}")).and_then(Value::as_str).unwrap_or_default();
+    if text("key") == key {
+        return Ok(Claim::Ours);
+    }
+    let age = now - text("at").parse().unwrap_or(0);
+    if node {
+        return Err(taken());
+    }
+    if (0..CLAIM_SECONDS).contains(&age) {
+        return Err(format!("another machine asked to join as {name} {age} s ago: only one may have that name"));
+    }
+    Ok(Claim::Replace(record["metadata"]["resourceVersion"].clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::facts::tests::example;
+
+    fn now() -> OffsetDateTime {
+        OffsetDateTime::from_unix_timestamp(1_795_000_000).unwrap()
+    }
+
+    fn facts() -> Facts {
+        let mut facts = example(now());
+        let mut node = facts.cluster.machines[0].clone();
+        (node.name, node.role) = ("n1".into(), Role::Node);
+        facts.cluster.machines.push(node);
+        facts
+    }
+
+    fn caller(name: &str, organization: &str) -> Caller {
+        Caller { name: name.into(), organization: organization.into() }
+    }
+
+    fn question(name: &str) -> JoinQuestion {
+        let request = |credential| {
+            let (_, wanted) = policy(credential, name);
+            pki::signing_request(&wanted.common_name, wanted.organization.as_deref(), &wanted.names, &[]).unwrap().0
+        };
+        JoinQuestion { version: VERSION, requests: ALL.map(|credential| (credential, request(credential))).into() }
+    }
+
+    #[test]
+    fn only_listed_nodes_with_a_credential_may_ask() {
+        let question = question("n1");
+        for organization in [organization::JOIN, organization::NODE] {
+            may_ask(&facts(), &caller("n1", organization), &question).unwrap();
+        }
+        for (name, organization) in [
+            ("n1", organization::READER),
+            ("n1", organization::MASTER),
+            ("n1", ""),
+            ("n9", organization::JOIN),
+            ("m1", organization::JOIN),
+        ] {
+            may_ask(&facts(), &caller(name, organization), &question).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn a_node_gets_its_own_names_and_no_others() {
+        let certificates = sign(&facts(), "n1", &question("n1"), now()).unwrap();
+        let found = |credential| pki::inspect("x", &certificates[&credential]).unwrap();
+        let machine = found(NodeCredential::Machine);
+        assert_eq!((machine.common_name.as_str(), machine.names.as_slice()), ("n1", ["n1".to_owned()].as_slice()));
+        assert_eq!(machine.organizations, [organization::NODE]);
+        assert_eq!(found(NodeCredential::Bootstrap).common_name, "imgbuild:bootstrap:n1");
+        sign(&facts(), "n1", &question("n2"), now()).unwrap_err();
+    }
+
+    #[test]
+    fn a_name_belongs_to_one_key_until_its_node_is_deleted() {
+        let record = json!({"metadata": {"resourceVersion": "7"}, "data": {"key": "a", "at": "1000"}});
+        let judge = |key, record: Option<&Value>, node, now| judge_claim("n1", key, record, node, now);
+        assert_eq!(judge("a", None, false, 0), Ok(Claim::New));
+        assert_eq!(judge("a", Some(&record), true, 1001), Ok(Claim::Ours));
+        assert_eq!(judge("b", Some(&record), false, 5000), Ok(Claim::Replace(json!("7"))));
+        assert!(judge("b", Some(&record), true, 5000).unwrap_err().contains("kubectl delete node n1"));
+        assert!(judge("b", Some(&record), false, 1010).unwrap_err().contains("10 s ago"));
+        assert!(judge("b", None, true, 0).is_err());
+    }
+
+    #[test]
+    fn a_new_node_lacks_everything_and_kubelets_own_certificate_makes_the_bootstrap_needless() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(due(&facts(), root.path(), now()).unwrap(), ALL);
+        let kubelets = under(root.path(), KUBELET_CERTIFICATE);
+        std::fs::create_dir_all(kubelets.parent().unwrap()).unwrap();
+        std::fs::write(kubelets, "").unwrap();
+        assert_eq!(due(&facts(), root.path(), now()).unwrap().len(), 3);
+    }
+}

@@ -1,0 +1,537 @@
+//! Machines without a kernel: a root and a network namespace each, joined by a bridge, in which the
+//! image's own services run at native speed under a stand-in for init. For stories about joining,
+//! quorum and certificates; what needs a kernel, a disk or a kubelet is a virtual machine's story.
+//!
+//! Needs root, util-linux and iproute2.
+
+use crate::lab::{self, workspace};
+use crate::patience::until_it_works;
+use crate::run::{Outcome, run};
+use crate::{Failure, Result, StoryCluster};
+use serde_json::json;
+use spec::cluster::Role;
+use spec::service::{Ready, Service};
+use spec::status::{InitStatus, Request, Response, ServiceState, ServiceStatus};
+use spec::{paths, seed};
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+const OVERLAYS: [&str; 7] = ["base", "containerd", "dns", "monitoring", "etcd", "kubernetes", "kubernetes-master"];
+const LINKS: [(&str, &str); 5] = [
+    ("kube-apiserver", "kubernetes"),
+    ("kube-controller-manager", "kubernetes"),
+    ("kube-scheduler", "kubernetes"),
+    ("kubectl", "kubernetes"),
+    ("etcdctl", "etcd"),
+];
+const PASSWD: &str = "root:x:0:0::/root:/\netcd:x:200:200::/:/\nnode-exporter:x:201:201::/:/\ncoredns:x:202:202::/:/\n";
+/// How often the stand-in looks after its services.
+const ROUND: Duration = Duration::from_millis(50);
+/// Between two starts of a service that ends.
+const AGAIN: Duration = Duration::from_millis(500);
+const DEADLINE: Duration = Duration::from_secs(90);
+const COMMAND_LIMIT: Duration = Duration::from_secs(30);
+
+/// The wires: a bridge in a namespace of its own. Machines are plugged into it by their names.
+#[derive(Debug)]
+pub struct Room {
+    holder: Child,
+}
+
+impl Room {
+    pub fn new() -> Result<Room> {
+        let script = "ip link add wires type bridge && ip link set wires up && echo ready && exec sleep 1000000";
+        Ok(Room { holder: hold(Command::new("unshare").args(["--net", "--", "sh", "-c", script]))? })
+    }
+
+    /// A new machine's namespaces with a card on the bridge.
+    fn plug_in(&self, name: &str, root: &Path, address: &str) -> Result<Child> {
+        let script = "mount -t proc proc \"$1/proc\" && mount --bind /dev \"$1/dev\" && ip link set lo up && \
+                      (echo 0 > /proc/sys/net/ipv4/ip_unprivileged_port_start) && echo ready && exec sleep 1000000";
+        let mut holder = Command::new("unshare");
+        holder.args(["--net", "--mount", "--", "sh", "-c", script, "sh"]).arg(root);
+        let holder = hold(&mut holder)?;
+        let cable = format!(
+            "ip link add {name} type veth peer name eth0 netns {} && ip link set {name} master wires up",
+            holder.id()
+        );
+        self.inside(&cable)?;
+        nsenter(&holder, &["--net"], &format!("ip address add {address} dev eth0 && ip link set eth0 up"))?;
+        Ok(holder)
+    }
+
+    /// Pulls a machine's cable, or plugs it in again.
+    pub fn set_cable(&self, name: &str, plugged: bool) -> Result {
+        self.inside(&format!("ip link set {name} {}", if plugged { "up" } else { "down" }))
+    }
+
+    fn inside(&self, script: &str) -> Result {
+        nsenter(&self.holder, &["--net"], script)
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        end(&mut self.holder);
+    }
+}
+
+fn end(child: &mut Child) {
+    // What has ended already needs no end.
+    drop(child.kill());
+    drop(child.wait());
+}
+
+/// Starts a process that keeps namespaces alive, and waits for its word.
+fn hold(command: &mut Command) -> Result<Child> {
+    let failed = |error| Failure::file("unshare", "make namespaces with")(error);
+    let mut holder = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(failed)?;
+    let mut word = [0; 6];
+    let read = holder.stdout.as_mut().map(|stdout| stdout.read_exact(&mut word));
+    match read {
+        Some(Ok(())) => Ok(holder),
+        _ => Err(Failure::Unexpected("the namespaces could not be made: root is needed".into())),
+    }
+}
+
+fn nsenter(holder: &Child, namespaces: &[&str], script: &str) -> Result {
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--target={}", holder.id())).args(namespaces).args(["--", "sh", "-c", script]);
+    run(command, "", COMMAND_LIMIT)?.ok().map(drop)
+}
+
+/// A machine: on or off, its disk in between.
+#[derive(Debug)]
+pub struct Native {
+    pub name: String,
+    role: Role,
+    address: String,
+    root: tempfile::TempDir,
+    holder: Child,
+    running: Option<Running>,
+}
+
+/// What is lost when the machine goes off.
+#[derive(Debug)]
+struct Running {
+    stop: Arc<AtomicBool>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Native {
+    /// The machine of this name in the cluster's definition, at `address` (with prefix), off.
+    pub fn new(room: &Room, cluster: &StoryCluster, name: &str, address: &str, role: Role) -> Result<Native> {
+        let root = tempfile::Builder::new().prefix("imgbuild-native-").tempdir();
+        let root = root.map_err(Failure::file(std::env::temp_dir(), "make a folder in"))?;
+        set_mode(root.path(), 0o755)?;
+        for overlay in OVERLAYS {
+            copy_tree(&workspace().join("overlays").join(overlay), root.path())?;
+        }
+        for folder in ["proc", "dev", "tmp", "usr/bin", "usr/sbin"] {
+            make(&root.path().join(folder))?;
+        }
+        put(&root.path().join("etc/passwd"), PASSWD)?;
+        let agent = root.path().join("usr/sbin/agent");
+        std::fs::write(&agent, lab::agent()?).map_err(Failure::file(&agent, "write"))?;
+        set_mode(&agent, 0o755)?;
+        for program in ["kubernetes", "etcd"] {
+            let (from, to) = (lab::program(program, program)?, root.path().join("usr/bin").join(program));
+            let linked = std::fs::hard_link(&from, &to);
+            linked.or_else(|_| std::fs::copy(&from, &to).map(drop)).map_err(Failure::file(&to, "copy"))?;
+        }
+        for (link, target) in LINKS {
+            let path = root.path().join("usr/bin").join(link);
+            symlink(target, &path).map_err(Failure::file(&path, "make"))?;
+        }
+        let holder = room.plug_in(name, root.path(), address)?;
+        let machine = Native { name: name.into(), role, address: address.into(), root, holder, running: None };
+        machine.write_seed(cluster)?;
+        Ok(machine)
+    }
+
+    /// As a stick that was written anew.
+    fn write_seed(&self, cluster: &StoryCluster) -> Result {
+        let files = match self.role {
+            Role::Master => cluster.master_seed(Some(&self.name))?,
+            Role::Node => cluster.node_seed(&self.name)?,
+        };
+        files.iter().try_for_each(|(file, content)| put(&self.path("/seed").join(file), content))
+    }
+
+    /// A path of the machine as the host sees it.
+    pub fn path(&self, absolute: &str) -> PathBuf {
+        self.root.path().join(absolute.trim_start_matches('/'))
+    }
+
+    /// Switches it on with these services.
+    pub fn power_on(&mut self, services: &[&str]) -> Result {
+        for volatile in ["run", "etc/etcd", "etc/kubernetes", "etc/coredns"] {
+            drop(std::fs::remove_dir_all(self.path(volatile)));
+        }
+        for folder in ["run/imgbuild", "var/log", "var/lib/imgbuild"] {
+            make(&self.path(folder))?;
+        }
+        copy_tree(&self.path("/seed"), &self.path(paths::SEED_DIR))?;
+        let machine_id = self.machine_id()?;
+        let role = self.role.name();
+        let identity = json!({
+            "name": self.name, "role": role, "machine-id": machine_id, "interface": "eth0",
+            "addresses": [self.address], "gateway": null, "dns": [], "ntp": [], "fresh-state": false,
+        });
+        put(&self.path(paths::IDENTITY_FILE), identity.to_string())?;
+        let image = json!({
+            "profile": role, "role": role, "version": "0", "epoch": 1_790_000_000, "kubernetes-version": "v1.37.2",
+            "kernel-release": "6.12", "timezone": "UTC", "pause-image": "imgbuild.local/pause:1",
+        });
+        put(&self.path(paths::IMAGE_FILE), image.to_string())?;
+        self.running = Some(Init::start(self, services)?);
+        Ok(())
+    }
+
+    /// Drawn with each state disk.
+    fn machine_id(&self) -> Result<String> {
+        let path = self.path("/var/lib/machine-id");
+        if let Ok(known) = std::fs::read_to_string(&path) {
+            return Ok(known);
+        }
+        let drawn = std::fs::read_to_string("/proc/sys/kernel/random/uuid");
+        let drawn = drawn.map_err(Failure::file("/proc/sys/kernel/random/uuid", "read"))?.trim().replace('-', "");
+        put(&path, &drawn)?;
+        Ok(drawn)
+    }
+
+    /// Every process ends at once.
+    pub fn power_cut(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.stop.store(true, Ordering::SeqCst);
+            // A thread that panicked has said so.
+            running.threads.into_iter().for_each(|thread| drop(thread.join()));
+        }
+    }
+
+    /// The state disk is empty again, and the seed as it was written first.
+    pub fn wipe(&mut self, cluster: &StoryCluster) -> Result {
+        self.power_cut();
+        for folder in ["/var", "/seed"] {
+            let path = self.path(folder);
+            std::fs::remove_dir_all(&path).map_err(Failure::file(&path, "empty"))?;
+        }
+        self.write_seed(cluster)
+    }
+
+    /// A command inside the machine.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = entering(self.holder.id(), self.root.path(), "0:0");
+        command.args(program.split(' '));
+        command
+    }
+
+    /// The same, run; it must succeed. Its standard output.
+    pub fn run(&self, program: &str) -> Result<String> {
+        run(self.command(program), "", COMMAND_LIMIT)?.ok()
+    }
+
+    /// The same; whatever comes of it.
+    pub fn try_run(&self, program: &str) -> Result<Outcome> {
+        run(self.command(program), "", COMMAND_LIMIT)
+    }
+
+    /// etcdctl with the API server's certificate.
+    pub fn etcdctl(&self, arguments: &str) -> Result<String> {
+        let pki = format!("{}/kubernetes", paths::PKI_DIR);
+        self.run(&format!(
+            "/usr/bin/etcdctl --cacert={pki}/etcd-ca.crt --cert={pki}/etcd-client.crt --key={pki}/etcd-client.key \
+             --endpoints=https://127.0.0.1:2379 {arguments}"
+        ))
+    }
+
+    /// kubectl as the agent of a master.
+    pub fn kubectl(&self, arguments: &str) -> Result<String> {
+        self.run(&format!("/usr/bin/kubectl --kubeconfig=/etc/kubernetes/admin.kubeconfig {arguments}"))
+    }
+
+    /// What the machine shows on its console.
+    pub fn phase(&self) -> Result<String> {
+        let path = self.path(paths::NODE_STATUS_FILE);
+        let text = std::fs::read_to_string(&path).map_err(Failure::file(&path, "read"))?;
+        let status: spec::status::NodeStatus =
+            serde_json::from_str(&text).map_err(|error| Failure::Unexpected(error.to_string()))?;
+        Ok(format!("{}; etcd {}", status.phase, status.etcd.unwrap_or_default()))
+    }
+
+    /// Tries again until it works.
+    pub fn eventually<T>(&self, what: &str, attempt: impl FnMut() -> Result<T>) -> Result<T> {
+        let outcome = until_it_works(&format!("{}: {what}", self.name), DEADLINE, attempt);
+        if outcome.is_err() {
+            self.show_logs();
+        }
+        outcome
+    }
+
+    /// The ends of the logs, for whoever reads the failure.
+    fn show_logs(&self) {
+        let entries = std::fs::read_dir(self.path("/var/log")).into_iter().flatten().flatten();
+        for entry in entries.filter(|entry| entry.path().extension().is_some_and(|end| end == "log")) {
+            let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
+            let lines: Vec<_> = text.lines().rev().take(12).collect();
+            eprintln!("--- {} {}", self.name, entry.file_name().display());
+            lines.iter().rev().for_each(|line| eprintln!("{}", line.chars().take(300).collect::<String>()));
+        }
+    }
+}
+
+impl Drop for Native {
+    fn drop(&mut self) {
+        self.power_cut();
+        end(&mut self.holder);
+    }
+}
+
+/// The stand-in for init: starts services as their definitions say, tells their states, answers on
+/// init's socket.
+struct Init {
+    root: PathBuf,
+    holder: u32,
+    notify: UnixDatagram,
+    services: BTreeMap<String, (Service, Unit)>,
+    wanted: Arc<Mutex<Vec<String>>>,
+    stop: Arc<AtomicBool>,
+}
+
+#[derive(Default)]
+struct Unit {
+    process: Option<Child>,
+    ready: bool,
+    /// Not before this moment.
+    again: Option<Instant>,
+}
+
+impl Init {
+    fn start(machine: &Native, names: &[&str]) -> Result<Running> {
+        let root = machine.root.path().to_path_buf();
+        let mut services = BTreeMap::new();
+        for name in names {
+            let path = machine.path(&format!("{}/{name}.toml", paths::SERVICES_DIR));
+            let text = std::fs::read_to_string(&path).map_err(Failure::file(&path, "read"))?;
+            let service: Service = toml::from_str(&text).map_err(|error| Failure::Unexpected(error.to_string()))?;
+            services.insert((*name).to_owned(), (service, Unit::default()));
+        }
+        let bind = |path: &str| machine.path(path);
+        let notify = UnixDatagram::bind(bind(paths::NOTIFY_SOCKET)).map_err(Failure::file(bind(paths::NOTIFY_SOCKET), "make"))?;
+        set_mode(&bind(paths::NOTIFY_SOCKET), 0o666)?;
+        notify.set_nonblocking(true).map_err(Failure::file("notify", "set up"))?;
+        let listener = UnixListener::bind(bind(paths::INIT_SOCKET)).map_err(Failure::file(bind(paths::INIT_SOCKET), "make"))?;
+        listener.set_nonblocking(true).map_err(Failure::file("init.sock", "set up"))?;
+        let (wanted, stop) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
+        let init = Init { root: root.clone(), holder: machine.holder.id(), notify, services, wanted: wanted.clone(), stop: stop.clone() };
+        let ended = stop.clone();
+        let seed = machine.path("/seed");
+        let threads = vec![
+            std::thread::spawn(move || init.supervise()),
+            std::thread::spawn(move || answer(&listener, &root, &seed, &wanted, &ended)),
+        ];
+        Ok(Running { stop, threads })
+    }
+
+    fn supervise(mut self) {
+        let mut shown = String::new();
+        while !self.stop.load(Ordering::SeqCst) {
+            self.read_notifications();
+            for name in std::mem::take(&mut *self.wanted.lock().unwrap_or_else(PoisonError::into_inner)) {
+                if let Some(process) = self.services.get_mut(&name).and_then(|(_, unit)| unit.process.as_mut()) {
+                    drop(Command::new("kill").arg(process.id().to_string()).status());
+                }
+            }
+            let names: Vec<String> = self.services.keys().cloned().collect();
+            names.iter().for_each(|name| self.look_after(name));
+            let status = serde_json::to_string(&self.status()).unwrap_or_default();
+            if status != shown {
+                let path = self.root.join(paths::INIT_STATUS_FILE.trim_start_matches('/'));
+                let new = path.with_extension("new");
+                drop(std::fs::write(&new, &status).and_then(|()| std::fs::rename(&new, &path)));
+                shown = status;
+            }
+            std::thread::sleep(ROUND);
+        }
+        for (_, unit) in self.services.values_mut() {
+            unit.process.iter_mut().for_each(end);
+        }
+    }
+
+    fn look_after(&mut self, name: &str) {
+        let ready = |other: &String| self.services.get(other).is_none_or(|(_, unit)| unit.ready);
+        let Some((service, unit)) = self.services.get(name) else { return };
+        let file = |path: &String| self.root.join(path.trim_start_matches('/'));
+        let may = service.after.iter().all(ready)
+            && service.wants_files.iter().all(|path| file(path).exists())
+            && unit.again.is_none_or(|again| Instant::now() >= again);
+        let became = matches!(&service.ready, Ready::File(path) if file(path).exists()) || service.ready == Ready::Started;
+        let Some((service, unit)) = self.services.get_mut(name) else { return };
+        match unit.process.as_mut().map(Child::try_wait) {
+            Some(Ok(None)) => unit.ready |= became,
+            Some(_) => {
+                let success = matches!(unit.process.take().map(|mut process| process.wait()), Some(Ok(status)) if status.success());
+                unit.ready = service.ready == Ready::Exit && success;
+                unit.again = Some(Instant::now() + AGAIN);
+            }
+            None if may && !(service.ready == Ready::Exit && unit.ready) => {
+                match spawn(&self.root, self.holder, name, service) {
+                    Ok(process) => unit.process = Some(process),
+                    Err(error) => {
+                        eprintln!("{name}: {error}");
+                        unit.again = Some(Instant::now() + AGAIN);
+                    }
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// READY=1 names no sender here: it is whoever waits to say it, one at a time by `after`.
+    fn read_notifications(&mut self) {
+        let mut buffer = [0; 1024];
+        while let Ok((length, _)) = self.notify.recv_from(&mut buffer) {
+            let text = String::from_utf8_lossy(&buffer[..length]);
+            if text.lines().any(|line| line == "READY=1") {
+                let waits = self.services.values_mut().find(|(service, unit)| {
+                    service.ready == Ready::Notify && unit.process.is_some() && !unit.ready
+                });
+                waits.into_iter().for_each(|(_, unit)| unit.ready = true);
+            }
+        }
+    }
+
+    fn status(&self) -> InitStatus {
+        let of = |(name, (_, unit)): (&String, &(Service, Unit))| ServiceStatus {
+            name: name.clone(),
+            state: if unit.ready { ServiceState::Ready } else { ServiceState::Waiting },
+            pid: unit.process.as_ref().map(Child::id),
+            restarts: 0,
+            since_ms: 0,
+            detail: None,
+        };
+        InitStatus { services: self.services.iter().map(of).collect(), ..InitStatus::default() }
+    }
+}
+
+fn spawn(root: &Path, holder: u32, name: &str, service: &Service) -> Result<Child> {
+    let file = |path: &str| root.join(path.trim_start_matches('/'));
+    let id = |user: Option<&str>| match user {
+        Some("etcd") => 200,
+        Some("coredns") => 202,
+        _ => 0,
+    };
+    for directory in &service.directories {
+        let path = file(&directory.path);
+        make(&path)?;
+        let owner = id(directory.user.as_deref());
+        std::os::unix::fs::chown(&path, Some(owner), Some(owner)).map_err(Failure::file(&path, "give away"))?;
+        set_mode(&path, u32::from_str_radix(&directory.mode, 8).unwrap_or(0o755))?;
+    }
+    let user = id(service.user.as_deref());
+    let mut command = entering(holder, root, &format!("{user}:{user}"));
+    command.args(&service.exec);
+    let read = |path: &String| std::fs::read_to_string(file(path)).map_err(Failure::file(file(path), "read"));
+    if let Some(path) = &service.arguments_file {
+        command.args(read(path)?.lines().filter(|line| !line.is_empty()));
+    }
+    command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").envs(&service.environment);
+    if let Some(path) = &service.environment_file {
+        command.envs(read(path)?.lines().filter_map(|line| line.split_once('=')));
+    }
+    if service.ready == Ready::Notify {
+        command.env("NOTIFY_SOCKET", paths::NOTIFY_SOCKET);
+    }
+    let path = file(&format!("/var/log/{name}.log"));
+    let log = std::fs::File::options().create(true).append(true).open(&path).map_err(Failure::file(&path, "open"))?;
+    let errors = log.try_clone().map_err(Failure::file(&path, "open"))?;
+    command.stdin(Stdio::null()).stdout(log).stderr(errors).spawn().map_err(Failure::file(name, "start"))
+}
+
+fn entering(holder: u32, root: &Path, user: &str) -> Command {
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--target={holder}")).args(["--net", "--mount", "--"]);
+    command.arg("chroot").arg(format!("--userspec={user}")).arg(root);
+    command
+}
+
+/// init's socket.
+fn answer(listener: &UnixListener, root: &Path, seed: &Path, wanted: &Mutex<Vec<String>>, stop: &AtomicBool) {
+    while !stop.load(Ordering::SeqCst) {
+        let Ok((stream, _)) = listener.accept() else {
+            std::thread::sleep(ROUND);
+            continue;
+        };
+        drop(stream.set_nonblocking(false));
+        let mut line = String::new();
+        if BufReader::new(&stream).read_line(&mut line).is_err() {
+            continue;
+        }
+        let response = match serde_json::from_str::<Request>(&line) {
+            Ok(Request::RestartService { name }) => {
+                wanted.lock().unwrap_or_else(PoisonError::into_inner).push(name);
+                Response::Ok
+            }
+            Ok(Request::SealSeed { cluster_id }) => match seal(root, seed, cluster_id) {
+                Ok(()) => Response::Ok,
+                Err(error) => Response::Error { message: error.to_string() },
+            },
+            Ok(Request::Status) => {
+                let text = std::fs::read(root.join(paths::INIT_STATUS_FILE.trim_start_matches('/')));
+                let status = text.ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+                Response::Status { status }
+            }
+            Ok(_) => Response::Error { message: "not here".into() },
+            Err(error) => Response::Error { message: error.to_string() },
+        };
+        let mut text = serde_json::to_string(&response).unwrap_or_default();
+        text.push('\n');
+        drop((&stream).write_all(text.as_bytes()));
+    }
+}
+
+fn seal(root: &Path, seed: &Path, cluster_id: String) -> Result {
+    let memory = root.join(paths::SEED_DIR.trim_start_matches('/'));
+    for folder in [seed, &memory] {
+        let path = folder.join(seed::files::MACHINE);
+        let text = std::fs::read_to_string(&path).map_err(Failure::file(&path, "read"))?;
+        let machine: seed::Machine = toml::from_str(&text).map_err(|error| Failure::Unexpected(error.to_string()))?;
+        let sealed = seed::Machine { may_form: false, cluster_id: Some(cluster_id.clone()), ..machine };
+        put(&path, toml::to_string(&sealed).map_err(|error| Failure::Unexpected(error.to_string()))?)?;
+    }
+    Ok(())
+}
+
+fn make(folder: &Path) -> Result {
+    std::fs::create_dir_all(folder).map_err(Failure::file(folder, "make"))
+}
+
+fn put(path: &Path, content: impl AsRef<[u8]>) -> Result {
+    path.parent().map_or(Ok(()), make)?;
+    std::fs::write(path, content).map_err(Failure::file(path, "write"))
+}
+
+fn set_mode(path: &Path, mode: u32) -> Result {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(Failure::file(path, "set the mode of"))
+}
+
+fn copy_tree(from: &Path, to: &Path) -> Result {
+    make(to)?;
+    for entry in std::fs::read_dir(from).map_err(Failure::file(from, "read"))? {
+        let entry = entry.map_err(Failure::file(from, "read"))?;
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        if source.is_dir() {
+            copy_tree(&source, &target)?;
+        } else {
+            std::fs::copy(&source, &target).map_err(Failure::file(&source, "copy"))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,138 @@
+//! Stories of several masters' etcd, natively: the real agent and the real etcd in network namespaces.
+
+use stories::native::{Native, Room};
+use stories::{Failure, Lab, Result, StoryCluster, expect, story};
+
+const ETCD: [&str; 2] = ["agent", "etcd"];
+
+fn definition(lab: &Lab) -> Result<StoryCluster> {
+    let machine = |number: u8| {
+        format!(
+            "[[machine]]\nname = \"m{number}\"\nrole = \"master\"\nmac = \"52:54:00:00:00:0{number}\"\n\
+             network = {{ address = \"192.0.2.{number}/24\" }}\n"
+        )
+    };
+    StoryCluster::new(lab, &(1..=3).map(machine).collect::<String>())
+}
+
+fn masters(room: &Room, cluster: &StoryCluster) -> Result<[Native; 3]> {
+    let master = |number: u8| {
+        let (name, address) = (format!("m{number}"), format!("192.0.2.{number}/24"));
+        Native::new(room, cluster, &name, &address, spec::cluster::Role::Master)
+    };
+    Ok([master(1)?, master(2)?, master(3)?])
+}
+
+/// The started voters that a master's etcd lists.
+fn voters(master: &Native) -> Result<usize> {
+    let list = master.etcdctl("member list")?;
+    Ok(list.lines().filter(|line| line.contains(", started, ") && line.ends_with("false")).count())
+}
+
+fn has_voters(master: &Native, wanted: usize) -> Result {
+    master.eventually(&format!("{wanted} voters"), || {
+        let found = voters(master)?;
+        expect(found == wanted, &format!("{wanted} voters"), found)
+    })
+}
+
+fn says(master: &Native, text: &str) -> Result {
+    master.eventually(text, || {
+        let phase = master.phase()?;
+        expect(phase.contains(text), text, &phase)
+    })
+}
+
+fn put(master: &Native, key: &str) -> Result {
+    master.eventually("a write", || master.etcdctl(&format!("put {key} kept"))).map(drop)
+}
+
+fn has(master: &Native, key: &str) -> Result {
+    let found = master.eventually("a read", || master.etcdctl(&format!("get {key} --print-value-only")))?;
+    expect(found.trim() == "kept", "what was written", found)
+}
+
+#[test]
+fn three_masters_form_one_cluster_and_a_wiped_one_comes_back_into_it() {
+    story("native-wiped-master", |lab| {
+        let (room, cluster) = (Room::new()?, definition(lab)?);
+        let mut masters = masters(&room, &cluster)?;
+        for master in &mut masters {
+            master.power_on(&ETCD)?;
+        }
+        for master in &masters {
+            has_voters(master, 3)?;
+        }
+        put(&masters[0], "word")?;
+
+        masters[2].wipe(&cluster)?;
+        masters[2].power_on(&ETCD)?;
+        has_voters(&masters[2], 3)?;
+        has(&masters[2], "word")?;
+        // The whole room off and on.
+        masters.iter_mut().for_each(Native::power_cut);
+        for master in &mut masters {
+            master.power_on(&ETCD)?;
+        }
+        masters.iter().try_for_each(|master| has(master, "word"))
+    });
+}
+
+#[test]
+fn two_masters_wait_for_the_third_before_they_form() {
+    story("native-third-master", |lab| {
+        let (room, cluster) = (Room::new()?, definition(lab)?);
+        let mut masters = masters(&room, &cluster)?;
+        masters[0].power_on(&ETCD)?;
+        masters[1].power_on(&ETCD)?;
+        says(&masters[0], "forming the cluster waits for m3 (no answer)")?;
+        says(&masters[1], "forming the cluster waits for m3 (no answer)")?;
+        expect(masters[0].etcdctl("member list").is_err(), "no etcd yet", "it runs")?;
+        masters[2].power_on(&ETCD)?;
+        masters.iter().try_for_each(|master| has_voters(master, 3))
+    });
+}
+
+#[test]
+fn two_wiped_masters_wait_for_the_one_that_holds_the_data() {
+    story("native-two-wiped", |lab| {
+        let (room, cluster) = (Room::new()?, definition(lab)?);
+        let mut masters = masters(&room, &cluster)?;
+        for master in &mut masters {
+            master.power_on(&ETCD)?;
+        }
+        put(&masters[0], "word")?;
+        masters[2].power_cut();
+        masters[0].wipe(&cluster)?;
+        masters[1].wipe(&cluster)?;
+        masters[0].power_on(&ETCD)?;
+        masters[1].power_on(&ETCD)?;
+        // They look like a first boot, and the third is silent.
+        says(&masters[0], "forming the cluster waits for m3 (no answer)")?;
+        masters[2].power_on(&ETCD)?;
+        says(&masters[0], "has no quorum")?;
+        says(&masters[1], "has no quorum")?;
+        let data = masters[2].path("/var/lib/etcd");
+        let kept = std::fs::read_dir(&data).map_err(Failure::file(&data, "read"))?.count();
+        expect(kept == 1, "the third master's data", kept)
+    });
+}
+
+#[test]
+fn a_master_cut_off_from_the_others_does_not_serve_and_catches_up() {
+    story("native-cut-cable", |lab| {
+        let (room, cluster) = (Room::new()?, definition(lab)?);
+        let mut masters = masters(&room, &cluster)?;
+        for master in &mut masters {
+            master.power_on(&ETCD)?;
+        }
+        masters.iter().try_for_each(|master| has_voters(master, 3))?;
+        room.set_cable("m1", false)?;
+        put(&masters[1], "word")?;
+        let alone = masters[0].etcdctl("put alone kept");
+        expect(alone.is_err(), "no write without a quorum", "it was acknowledged")?;
+        room.set_cable("m1", true)?;
+        has(&masters[0], "word")?;
+        has_voters(&masters[0], 3)
+    });
+}
