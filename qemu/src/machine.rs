@@ -1,9 +1,10 @@
 //! A virtual machine's configuration and the command line that QEMU gets for it.
 
-use crate::network::{NicLink, default_mac};
+use crate::arguments::{Arguments, escape};
+use crate::network::default_mac;
 use crate::{Accelerator, Error, Nic, Result};
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Ports of the AHCI controller that a q35 machine has.
 const AHCI_PORTS: usize = 6;
@@ -162,7 +163,7 @@ impl Machine {
     /// [`Error::Configuration`] for what QEMU cannot make: 4 KiB sectors on AHCI, a seventh AHCI
     /// disk, a recorded disk that is also a snapshot, a path that is not UTF-8.
     pub fn arguments(&self, sockets: &Sockets) -> Result<Vec<String>> {
-        let mut arguments = Arguments { machine: &self.name, list: Vec::new() };
+        let mut arguments = Arguments::new(&self.name);
         self.board(&mut arguments)?;
         self.monitors(&mut arguments, sockets)?;
         self.direct_kernel(&mut arguments)?;
@@ -285,31 +286,7 @@ impl Machine {
     }
 
     fn nic(&self, index: usize, nic: &Nic, arguments: &mut Arguments) -> Result<()> {
-        let netdev = match &nic.link {
-            NicLink::User { forwards, isolated } => {
-                let mut text = format!("user,id=net{index},ipv6=off");
-                if *isolated {
-                    text += ",restrict=on";
-                }
-                for forward in forwards {
-                    text += &format!(",hostfwd=tcp:127.0.0.1:{}-:{}", forward.host_port, forward.guest_port);
-                }
-                text
-            }
-            NicLink::Stream { path, listen } => {
-                let (server, path) = (if *listen { "on" } else { "off" }, escape(&arguments.path(path)?));
-                format!("stream,id=net{index},server={server},addr.type=unix,addr.path={path}")
-            }
-            NicLink::Datagram { local, remote } => {
-                let (local, remote) = (escape(&arguments.path(local)?), escape(&arguments.path(remote)?));
-                format!("dgram,id=net{index},local.type=unix,local.path={local},remote.type=unix,remote.path={remote}")
-            }
-            NicLink::Multicast { group, port } => {
-                format!(
-                    "dgram,id=net{index},remote.type=inet,remote.host={group},remote.port={port},local.type=inet,local.host=127.0.0.1,local.port=0"
-                )
-            }
-        };
+        let netdev = nic.link.netdev(&format!("net{index}"), arguments)?;
         arguments.option("-netdev", netdev);
         let mac = nic.mac.clone().unwrap_or_else(|| default_mac(&self.name, index));
         let mut device = format!("{},netdev=net{index},id=nic{index},mac={mac}", nic.model.device());
@@ -437,43 +414,10 @@ impl Format {
     }
 }
 
-/// The list under construction; the machine's name is for error messages.
-struct Arguments<'a> {
-    machine: &'a str,
-    list: Vec<String>,
-}
-
-impl Arguments<'_> {
-    fn flag(&mut self, flag: &str) {
-        self.list.push(flag.into());
-    }
-
-    fn option(&mut self, flag: &str, value: impl Into<String>) {
-        self.list.push(flag.into());
-        self.list.push(value.into());
-    }
-
-    fn json(&mut self, flag: &str, value: &Value) {
-        self.option(flag, value.to_string());
-    }
-
-    fn path(&self, path: &Path) -> Result<String> {
-        path.to_str().map(str::to_owned).ok_or_else(|| Error::Configuration {
-            machine: self.machine.into(),
-            problem: format!("{}: the path is not UTF-8, which QEMU's options need: rename it", path.display()),
-        })
-    }
-}
-
-/// QEMU's option syntax: a comma within a value is written twice.
-fn escape(value: &str) -> String {
-    value.replace(',', ",,")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::network::{Forward, NicModel};
+    use crate::network::{Forward, NicLink, NicModel};
 
     fn sockets() -> Sockets {
         Sockets { console: "/s/console".into(), monitor: "/s/monitor".into() }

@@ -1,5 +1,8 @@
 //! Network cards and what they are plugged into.
 
+use crate::Result;
+use crate::arguments::{Arguments, escape};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 /// A network card of a machine.
@@ -27,7 +30,7 @@ pub enum NicLink {
     /// machine may start, stop and come back on its own.
     Datagram { local: PathBuf, remote: PathBuf },
     /// A hub: every machine with the same multicast group and port, on the host's loopback only.
-    Multicast { group: std::net::Ipv4Addr, port: u16 },
+    Multicast { group: Ipv4Addr, port: u16 },
 }
 
 /// A TCP port of the guest that the host's loopback reaches.
@@ -65,6 +68,38 @@ impl NicModel {
     }
 }
 
+impl NicLink {
+    /// The value of `-netdev`.
+    pub(crate) fn netdev(&self, id: &str, arguments: &Arguments) -> Result<String> {
+        let path = |path| arguments.path(path).map(|path| escape(&path));
+        Ok(match self {
+            NicLink::User { forwards, isolated } => {
+                let mut text = format!("user,id={id},ipv6=off");
+                if *isolated {
+                    text += ",restrict=on";
+                }
+                for forward in forwards {
+                    text += &format!(",hostfwd=tcp:127.0.0.1:{}-:{}", forward.host_port, forward.guest_port);
+                }
+                text
+            }
+            NicLink::Stream { path: socket, listen } => {
+                let server = if *listen { "on" } else { "off" };
+                format!("stream,id={id},server={server},addr.type=unix,addr.path={}", path(socket)?)
+            }
+            NicLink::Datagram { local, remote } => {
+                let (local, remote) = (path(local)?, path(remote)?);
+                format!("dgram,id={id},local.type=unix,local.path={local},remote.type=unix,remote.path={remote}")
+            }
+            NicLink::Multicast { group, port } => {
+                format!(
+                    "dgram,id={id},remote.type=inet,remote.host={group},remote.port={port},local.type=inet,local.host=127.0.0.1,local.port=0"
+                )
+            }
+        })
+    }
+}
+
 impl Nic {
     pub fn new(link: NicLink) -> Nic {
         Nic { link, model: NicModel::default(), mac: None, boot_rom: false, boot_index: None }
@@ -87,8 +122,17 @@ pub fn default_mac(machine: &str, card: usize) -> String {
     format!("52:54:00:{a:02x}:{b:02x}:{c:02x}")
 }
 
-/// One row of the monitor's `info usernet`: TCP forwards as (host port, guest port).
-pub(crate) fn parse_forwards(listing: &str) -> Vec<(u16, u16)> {
+/// A TCP forward of QEMU's own network, as the monitor tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Forwarded {
+    /// On the host's loopback.
+    pub host_port: u16,
+    pub guest_address: Ipv4Addr,
+    pub guest_port: u16,
+}
+
+/// The forwards in the monitor's `info usernet`.
+pub(crate) fn parse_forwards(listing: &str) -> Vec<Forwarded> {
     listing
         .lines()
         .filter(|line| line.trim_start().starts_with("TCP[HOST_FORWARD]"))
@@ -96,8 +140,8 @@ pub(crate) fn parse_forwards(listing: &str) -> Vec<(u16, u16)> {
             let mut fields = line.split_whitespace().skip(2);
             let _host_address = fields.next()?;
             let host_port = fields.next()?.parse().ok()?;
-            let _guest_address = fields.next()?;
-            Some((host_port, fields.next()?.parse().ok()?))
+            let guest_address = fields.next()?.parse().ok()?;
+            Some(Forwarded { host_port, guest_address, guest_port: fields.next()?.parse().ok()? })
         })
         .collect()
 }
@@ -121,6 +165,10 @@ mod tests {
                        TCP[ESTABLISHED]   19       127.0.0.1 37645       10.0.2.15  6443     0     0\r\n  \
                        UDP[236 sec]       21       10.0.2.15 49563        10.0.2.3    53     0     0\r\n  \
                        TCP[HOST_FORWARD]  12       127.0.0.1 41139       10.0.2.15  9100     0     0\r\n";
-        assert_eq!(parse_forwards(listing), [(37645, 6443), (41139, 9100)]);
+        let forwarded = |host_port, guest_port| {
+            let guest_address = Ipv4Addr::new(10, 0, 2, 15);
+            Forwarded { host_port, guest_address, guest_port }
+        };
+        assert_eq!(parse_forwards(listing), [forwarded(37645, 6443), forwarded(41139, 9100)]);
     }
 }

@@ -8,7 +8,7 @@
 use crate::console::{Console, Observer};
 use crate::machine::Sockets;
 use crate::network::parse_forwards;
-use crate::{Error, Machine, Patience, Programs, QEMU_PROGRAM, Qmp, Result};
+use crate::{Accelerator, Error, Machine, Patience, Programs, QEMU_PROGRAM, Qmp, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use std::fs::File;
@@ -54,10 +54,7 @@ pub struct Running {
 /// # Errors
 /// [`Error::Configuration`], [`Error::Start`], and [`Error::Died`] with what QEMU said.
 pub fn start(machine: &Machine, options: StartOptions) -> Result<Running> {
-    // A folder of its own with a short name: a socket's path has at most 107 bytes.
-    let folder = std::env::temp_dir();
-    let socket_folder =
-        tempfile::Builder::new().prefix("vm-").tempdir_in(&folder).map_err(Error::file(&folder, "make a folder in"))?;
+    let socket_folder = socket_folder()?;
     let sockets =
         Sockets { console: socket_folder.path().join("console"), monitor: socket_folder.path().join("monitor") };
     let console = listen(&sockets.console)?;
@@ -66,15 +63,11 @@ pub fn start(machine: &Machine, options: StartOptions) -> Result<Running> {
         File::create(log).map_err(Error::file(log, "create"))?;
     }
 
-    let mut process = Process::spawn(machine, &sockets, &options)?;
-    let deadline = Instant::now() + Patience::new(machine.accelerator).seconds(CONNECT_SECONDS);
+    let mut process = Process::spawn(machine.arguments(&sockets)?, options.programs, options.folder)?;
+    let deadline = connect_deadline(machine.accelerator);
     let console = process.accept(&console, deadline)?;
     let console = Console::new(console, &options.folder.join(CONSOLE_LOG), options.observer)?;
-    let monitor = process.accept(&monitor, deadline)?;
-    let qmp = match Qmp::new(monitor, &options.folder.join(QMP_LOG)) {
-        Err(Error::QmpClosed { .. }) => return Err(process.died()?),
-        other => other?,
-    };
+    let qmp = process.monitor(&monitor, deadline, options.folder)?;
     Ok(Running {
         machine: machine.clone(),
         folder: options.folder.into(),
@@ -85,7 +78,17 @@ pub fn start(machine: &Machine, options: StartOptions) -> Result<Running> {
     })
 }
 
-fn listen(path: &Path) -> Result<UnixListener> {
+/// A folder for sockets, with a short name: a socket's path has at most 107 bytes.
+pub(crate) fn socket_folder() -> Result<tempfile::TempDir> {
+    let folder = std::env::temp_dir();
+    tempfile::Builder::new().prefix("vm-").tempdir_in(&folder).map_err(Error::file(&folder, "make a folder in"))
+}
+
+pub(crate) fn connect_deadline(accelerator: Accelerator) -> Instant {
+    Instant::now() + Patience::new(accelerator).seconds(CONNECT_SECONDS)
+}
+
+pub(crate) fn listen(path: &Path) -> Result<UnixListener> {
     UnixListener::bind(path).map_err(Error::file(path, "listen on"))
 }
 
@@ -110,8 +113,8 @@ impl Running {
     /// The host's port (on 127.0.0.1) that leads to this TCP port of the guest.
     pub fn forwarded_port(&self, guest_port: u16) -> Result<u16> {
         let listing = self.qmp.human("info usernet")?;
-        let found = parse_forwards(&listing).into_iter().find(|&(_, guest)| guest == guest_port);
-        found.map(|(host, _)| host).ok_or_else(|| Error::Configuration {
+        let found = parse_forwards(&listing).into_iter().find(|forwarded| forwarded.guest_port == guest_port);
+        found.map(|forwarded| forwarded.host_port).ok_or_else(|| Error::Configuration {
             machine: self.machine.name.clone(),
             problem: format!("port {guest_port} is not forwarded: name it in the network card's forwards"),
         })
@@ -163,7 +166,7 @@ impl Running {
 
 /// QEMU's process and the watcher that ends it with us.
 #[derive(Debug)]
-struct Process {
+pub(crate) struct Process {
     child: Child,
     pidfd: OwnedFd,
     watcher: Child,
@@ -172,12 +175,13 @@ struct Process {
 }
 
 impl Process {
-    fn spawn(machine: &Machine, sockets: &Sockets, options: &StartOptions) -> Result<Process> {
-        let mut command = (options.programs)(QEMU_PROGRAM);
-        command.args(machine.arguments(sockets)?);
-        let command_file = options.folder.join(COMMAND_FILE);
+    /// Starts QEMU; `folder` gets `qemu.log` and `command`.
+    pub(crate) fn spawn(arguments: Vec<String>, programs: Programs, folder: &Path) -> Result<Process> {
+        let mut command = programs(QEMU_PROGRAM);
+        command.args(arguments);
+        let command_file = folder.join(COMMAND_FILE);
         std::fs::write(&command_file, shell_text(&command)).map_err(Error::file(command_file, "write"))?;
-        let log = options.folder.join(QEMU_LOG);
+        let log = folder.join(QEMU_LOG);
         let output = File::create(&log).map_err(Error::file(&log, "create"))?;
         let errors = output.try_clone().map_err(Error::file(&log, "share"))?;
         command.stdin(Stdio::null()).stdout(output).stderr(errors).process_group(0);
@@ -217,6 +221,15 @@ impl Process {
             return Ok(stream);
         }
         Err(self.died()?)
+    }
+
+    /// The monitor that QEMU connects to us; `folder` gets the transcript.
+    pub(crate) fn monitor(&mut self, listener: &UnixListener, deadline: Instant, folder: &Path) -> Result<Qmp> {
+        let stream = self.accept(listener, deadline)?;
+        match Qmp::new(stream, &folder.join(QMP_LOG)) {
+            Err(Error::QmpClosed { .. }) => Err(self.died()?),
+            other => other,
+        }
     }
 
     /// What to report of a process that did not come up; it is ended if it still runs.

@@ -6,6 +6,7 @@
 //! The log: one sector with a superblock, then for each entry one sector with its header and, unless
 //! it is a discard or a mark, its data. All integers little-endian.
 
+use crate::random::SplitMix;
 use crate::{Error, Result};
 use rustix::fs::{FallocateFlags, fallocate};
 use std::fs::File;
@@ -284,19 +285,6 @@ impl<'a> Walk<'a> {
             self.position = index + 1;
         }
         Ok(())
-    }
-}
-
-/// SplitMix64 (Steele, Lea, Flood 2014): the same seed, the same power cut.
-struct SplitMix(u64);
-
-impl SplitMix {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
     }
 }
 

@@ -183,3 +183,49 @@ fn an_overlay_shows_its_backing_image() {
     assert!(status.success());
     assert_eq!(std::fs::read(flat).unwrap(), std::fs::read(base).unwrap());
 }
+
+#[test]
+#[ignore = "needs QEMU"]
+fn the_host_reaches_a_machine_behind_the_switch_and_the_machine_the_gateway() {
+    use qemu::{Gateway, NicLink, Switch, gateway};
+    use std::net::{Ipv4Addr, TcpStream};
+    use std::os::unix::net::UnixDatagram;
+    const MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 0x11];
+    const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 11);
+    const ARP_REPLY: u8 = 2;
+    /// Ethernet, then ARP (RFC 826): who has `target`?
+    fn request(target: Ipv4Addr) -> Vec<u8> {
+        let head = [&[0xff; 6][..], &MAC, &[0x08, 0x06, 0, 1, 0x08, 0, 6, 4, 0, 1]].concat();
+        [&head[..], &MAC, &ADDRESS.octets(), &[0; 6], &target.octets()].concat()
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let switch = Switch::start().unwrap();
+    let gateway = Gateway::start(&switch.plug("gateway").unwrap(), &host_programs, folder.path()).unwrap();
+    let NicLink::Datagram { local, remote } = switch.plug("m1").unwrap() else { panic!() };
+    let machine = UnixDatagram::bind(local).unwrap();
+    machine.set_read_timeout(Some(patience().seconds(20))).unwrap();
+    let mut frame = [0; 2048];
+
+    machine.send_to(&request(gateway::ADDRESS), &remote).unwrap();
+    machine.recv(&mut frame).unwrap();
+    assert_eq!((frame[21], &frame[28..32]), (ARP_REPLY, &gateway::ADDRESS.octets()[..]));
+
+    let port = gateway.port(ADDRESS, 6443).unwrap();
+    assert_eq!(gateway.port(ADDRESS, 6443).unwrap(), port);
+    assert_ne!(gateway.port(Ipv4Addr::new(10, 0, 2, 12), 6443).unwrap(), port);
+    // Somebody on the host calls: the gateway asks who has the machine's address, which the first ARP
+    // told it, or opens the connection at once.
+    let _caller = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+    let length = machine.recv(&mut frame).unwrap();
+    assert!(frame[..length].windows(4).any(|bytes| bytes == ADDRESS.octets()), "{:?}", &frame[..length]);
+
+    switch.cut_between("m1", "gateway").unwrap();
+    machine.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    while machine.recv(&mut frame).is_ok() {}
+    machine.send_to(&request(gateway::ADDRESS), &remote).unwrap();
+    assert!(machine.recv(&mut frame).is_err());
+    switch.heal("m1").unwrap();
+    machine.set_read_timeout(Some(patience().seconds(20))).unwrap();
+    machine.send_to(&request(gateway::DNS), &remote).unwrap();
+    machine.recv(&mut frame).unwrap();
+}
