@@ -1,6 +1,6 @@
-//! HTTP over one connection, by hyper: HTTP/2 with mutual TLS to the API server, HTTP/2 without TLS
-//! on a Unix socket for gRPC, HTTP/1 for plain local health pages. No pool and no name lookup: the
-//! agent talks to three fixed peers, and a broken connection is made anew by the caller.
+//! HTTP over one connection, by hyper: HTTP/2 with mutual TLS to API servers, etcd and other agents,
+//! HTTP/2 without TLS on a Unix socket for gRPC. No pool and no name lookup: the agent talks to few
+//! and fixed peers, and a broken connection is made anew by the caller.
 //!
 //! kube and tonic would do this too; they bring 250 crates and a build-time protoc, this file and
 //! two small ones beside it do what the agent needs.
@@ -135,28 +135,6 @@ pub fn tls(authority: &str, certificate: &str, key: &str) -> Result<Arc<ClientCo
         .map_err(|error| refused(&error))?;
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(Arc::new(config))
-}
-
-/// GET of a plain HTTP/1 page on this machine: status and bytes.
-pub async fn get_plain(address: SocketAddr, path: &str, limit: Duration) -> Result<(u16, Bytes), HttpError> {
-    let peer = address.to_string();
-    let failed = |error: hyper::Error| HttpError::Exchange { peer: peer.clone(), reason: chain(&error) };
-    let stream = limited(&peer, TcpStream::connect(address)).await?;
-    let (mut sender, driver) = conn::http1::handshake::<_, Full<Bytes>>(TokioIo::new(stream)).await.map_err(failed)?;
-    tokio::spawn(driver);
-    let request = Request::get(path)
-        .header("host", &peer)
-        .body(Full::default())
-        .map_err(|error| HttpError::Exchange { peer: peer.clone(), reason: error.to_string() })?;
-    let exchange = async {
-        let answer = sender.send_request(request).await?;
-        let status = answer.status().as_u16();
-        Ok((status, answer.into_body().collect().await?.to_bytes()))
-    };
-    tokio::time::timeout(limit, exchange)
-        .await
-        .map_err(|_| HttpError::Late { peer: peer.clone(), seconds: limit.as_secs() })?
-        .map_err(failed)
 }
 
 /// An error with the errors below it: hyper's own text leaves the cause out.
