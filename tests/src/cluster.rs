@@ -41,6 +41,15 @@ impl StoryCluster {
         seed.map_err(Failure::builder)
     }
 
+    /// The seed of the node `machine`, with its credential to join.
+    ///
+    /// # Errors
+    /// The definition has no such node.
+    pub fn node_seed(&self, machine: &str) -> Result<seed::Files> {
+        let seed = seed_files(&self.definition, Some(machine), Role::Node, OffsetDateTime::now_utc());
+        seed.map_err(Failure::builder)
+    }
+
     pub(crate) fn kubeconfig(&self) -> PathBuf {
         self.definition.folder.join(ADMIN_KUBECONFIG)
     }
