@@ -2,6 +2,7 @@
 
 mod check;
 mod create;
+mod image;
 mod secrets;
 mod seed;
 
@@ -16,6 +17,7 @@ use time::OffsetDateTime;
 
 pub use check::{Findings, is_label};
 pub use create::{Master, NewCluster, create, write_kubeconfig};
+pub use image::write_seed;
 pub use seed::{bound_machine, seed_files};
 
 /// The definition's file.
