@@ -178,3 +178,53 @@ fn the_operators_certificate_is_issued_anew() {
     assert_ne!(before, after);
     assert_eq!(mode(&kubeconfig), 0o600);
 }
+
+const NODES: &str =
+    "[[machine]]\nname = \"node-1\"\nrole = \"node\"\n[[machine]]\nname = \"node-2\"\nrole = \"node\"\n";
+
+fn with_nodes() -> Project {
+    let project = with_cluster();
+    project.edit(DEFINITION, "[[machine]]", &format!("{NODES}[[machine]]"));
+    project.write("profiles/node.toml", "role = \"node\"\noverlays = [\"base\"]\n");
+    project
+}
+
+#[test]
+fn a_build_for_one_of_several_nodes_wants_its_name_before_the_work_begins() {
+    let project = with_nodes();
+    says(
+        &project.refused(&["--profile", "node", "--cluster", "lab"]),
+        &["which node of the 2 in clusters/lab/cluster.toml?", "--machine NAME; it has node-1, node-2"],
+    );
+    says(
+        &project.refused(&["--profile", "node", "--cluster", "lab", "--machine", "node-3"]),
+        &["no machine \"node-3\" in clusters/lab/cluster.toml"],
+    );
+}
+
+#[test]
+fn one_image_serves_many_machines() {
+    let project = with_nodes();
+    let image = project.path("disk.img");
+    let mut file = std::fs::File::create_new(&image).unwrap();
+    file.set_len(spec::layout::image_size()).unwrap();
+    images::gpt::write(&mut file, spec::layout::image_size(), &images::gpt::IMAGE_PARTITIONS).unwrap();
+    for machine in ["node-1", "node-2"] {
+        let said = project.done(&["cluster", "seed", "lab", "--machine", machine, "--image", "disk.img"]);
+        assert_eq!(said, format!("disk.img is the image of {machine}\n"));
+        let seed = seed::read_path(&image, spec::layout::Partition::Seed.offset()).unwrap();
+        says(&String::from_utf8_lossy(&seed.files[spec::seed::files::MACHINE]), &[machine]);
+    }
+    says(
+        &project.refused(&["cluster", "seed", "lab", "--machine", "master-1", "--image", "disk.img"]),
+        &["disk.img is the image of a node, and master-1 is a master"],
+    );
+    says(
+        &project.refused(&["cluster", "seed", "lab", "--machine", "node-9", "--image", "disk.img"]),
+        &["no machine \"node-9\"", "it has node-1, node-2, master-1"],
+    );
+    says(
+        &project.refused(&["cluster", "seed", "lab", "--machine", "node-1", "--image", DEFINITION]),
+        &["clusters/lab/cluster.toml is no disk image of ours"],
+    );
+}

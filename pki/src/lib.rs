@@ -23,6 +23,9 @@ pub const AUTHORITY_LIFE: Duration = Duration::days(3653);
 pub const ADMIN_LIFE: Duration = Duration::days(365);
 /// Life of what a machine issues for itself.
 pub const LEAF_LIFE: Duration = Duration::days(365);
+/// Life of a node's join credential: a stick is booted within days of its making; one that was
+/// forgotten in a drawer opens nothing. A node that has joined does not need it again.
+pub const JOIN_LIFE: Duration = Duration::days(30);
 /// How far before the moment of issue a leaf is valid: clocks of two machines differ a little.
 pub const LEAF_BACKDATE: Duration = Duration::minutes(10);
 /// The same for an authority: the machine's hardware clock may be behind the builder's.

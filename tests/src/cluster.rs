@@ -41,7 +41,10 @@ impl StoryCluster {
         seed.map_err(Failure::builder)
     }
 
-    /// The seed of this node of the definition, with its join credential.
+    /// The seed of the node `machine`, with its credential to join.
+    ///
+    /// # Errors
+    /// The definition has no such node.
     pub fn node_seed(&self, machine: &str) -> Result<seed::Files> {
         let seed = seed_files(&self.definition, Some(machine), Role::Node, OffsetDateTime::now_utc());
         seed.map_err(Failure::builder)

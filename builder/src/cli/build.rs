@@ -18,7 +18,7 @@ pub(super) struct BuildArguments {
     /// Cluster definition below clusters/ [default: default]
     #[arg(short, long, value_name = "NAME")]
     cluster: Option<String>,
-    /// Machine of the cluster definition that the image is for [default: found by MAC or serial at boot]
+    /// Machine of the cluster definition that the image is for [default: a master is found by MAC or serial at boot, a node is the only one]
     #[arg(short, long, value_name = "NAME")]
     machine: Option<String>,
 }
@@ -31,12 +31,13 @@ impl BuildArguments {
 
 pub(super) fn execute(context: Context, arguments: &BuildArguments) -> Result<()> {
     let profile = Profile::load(&context.project, &arguments.profile)?;
-    profile.role()?;
+    let role = profile.role()?;
     let out = match &arguments.out {
         Some(out) => out.clone(),
         None => context.project.out(&profile.name),
     };
     let cluster = super::cluster::name_or_default(arguments.cluster.as_deref())?;
+    crate::cluster::check_machine(&context, &cluster, arguments.machine.as_deref(), role)?;
     let request = BuildRequest { context, profile, out, cluster, machine: arguments.machine.clone() };
     tell(&request);
     crate::pipeline::build(&request)

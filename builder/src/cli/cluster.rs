@@ -1,11 +1,12 @@
 //! `imgbuild cluster`: definitions.
 
 use super::{print, print_json};
-use crate::cluster::{DEFAULT, Definition, NewCluster, create, is_label, write_kubeconfig};
+use crate::cluster::{DEFAULT, Definition, NewCluster, create, is_label, write_kubeconfig, write_seed};
 use crate::error::{Error, Result};
 use crate::request::Context;
 use clap::Subcommand;
 use std::fmt::Write;
+use std::path::PathBuf;
 use time::OffsetDateTime;
 
 #[derive(Subcommand)]
@@ -30,6 +31,17 @@ pub(super) enum ClusterCommand {
     Show {
         #[arg(default_value = DEFAULT)]
         name: String,
+    },
+    /// Write the seed of one machine into an image that is built already
+    Seed {
+        #[arg(default_value = DEFAULT)]
+        name: String,
+        /// Machine of the definition that the image is for
+        #[arg(long, value_name = "NAME")]
+        machine: String,
+        /// disk.img of a build with the machine's role, or a stick with it
+        #[arg(long, value_name = "FILE")]
+        image: PathBuf,
     },
     /// Issue the operator's certificate anew, into admin.kubeconfig
     Kubeconfig {
@@ -65,6 +77,12 @@ pub(super) fn execute(context: &Context, command: &ClusterCommand) -> Result<()>
         }
         ClusterCommand::Check { name } => check(context, &read(name)?, now),
         ClusterCommand::Show { name } => show(context, &read(name)?),
+        ClusterCommand::Seed { name, machine, image } => {
+            let definition = read(name)?;
+            definition.require_sound(context, now)?;
+            write_seed(&definition, machine, image, now)?;
+            print(&format!("{} is the image of {machine}\n", image.display()))
+        }
         ClusterCommand::Kubeconfig { name, server } => {
             let path = write_kubeconfig(&read(name)?, server.as_deref(), now)?;
             print(&format!("{}\n", context.project.display(&path)))

@@ -2,6 +2,7 @@
 
 mod check;
 mod create;
+mod image;
 mod secrets;
 mod seed;
 
@@ -16,7 +17,8 @@ use time::OffsetDateTime;
 
 pub use check::{Findings, is_label};
 pub use create::{Master, NewCluster, create, write_kubeconfig};
-pub use seed::seed_files;
+pub use image::write_seed;
+pub use seed::{bound_machine, seed_files};
 
 /// The definition's file.
 pub const DEFINITION_FILE: &str = "cluster.toml";
@@ -24,6 +26,9 @@ pub const DEFINITION_FILE: &str = "cluster.toml";
 pub const SECRETS_DIR: &str = "secrets";
 /// The operator's access, 0600.
 pub const ADMIN_KUBECONFIG: &str = "admin.kubeconfig";
+/// The id of the cluster that came of the definition, one line: it is absent until an operator's command
+/// has learnt it. A seed made afterwards never forms another.
+pub const CLUSTER_ID_FILE: &str = "cluster-id";
 /// The cluster that a build makes when none is named and there is none.
 pub const DEFAULT: &str = "default";
 
@@ -33,15 +38,17 @@ pub struct Definition {
     pub folder: PathBuf,
     pub source: Arc<Source>,
     pub cluster: Cluster,
+    /// What [`CLUSTER_ID_FILE`] says.
+    pub cluster_id: Option<String>,
     places: Places,
 }
 
 impl Definition {
-    /// Reads `cluster.toml` of a folder; unknown keys, unknown roles and wrong types are refused here,
+    /// Reads `cluster.toml` and `cluster-id` of a folder; unknown keys, unknown roles and wrong types are refused here,
     /// everything else by [`Definition::check`].
     ///
     /// # Errors
-    /// Bad input that points at the line.
+    /// Bad input that points at the line, or names the file.
     pub fn read(folder: &Path, shown: &str) -> Result<Definition> {
         let path = folder.join(DEFINITION_FILE);
         let text = std::fs::read_to_string(&path).map_err(|error| match error.kind() {
@@ -54,7 +61,8 @@ impl Definition {
         let source = Source::new(&path, format!("{shown}/{DEFINITION_FILE}"), text);
         let cluster = toml::from_str(&source.text).map_err(|error| Problem::of_toml(&source, &error))?;
         let places = Places::of(&source);
-        Ok(Definition { folder: folder.to_owned(), source, cluster, places })
+        let cluster_id = read_cluster_id(folder, shown)?;
+        Ok(Definition { folder: folder.to_owned(), source, cluster, cluster_id, places })
     }
 
     /// The definition of a name.
@@ -93,6 +101,35 @@ impl Definition {
     }
 }
 
+/// The id is a word, since etcd takes it as its token. A file without one is no "not yet": taken for
+/// that, it would let a second cluster form.
+fn read_cluster_id(folder: &Path, shown: &str) -> Result<Option<String>> {
+    let path = folder.join(CLUSTER_ID_FILE);
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io("read", &path, error)),
+    };
+    let id = text.trim();
+    if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+        return Err(Error::bad_input(format!("{shown}/{CLUSTER_ID_FILE} holds no cluster's id"))
+            .help("one word of letters, digits and - is wanted: bring the file back from a copy; remove it only when the cluster has never formed"));
+    }
+    Ok(Some(id.to_owned()))
+}
+
+/// Says before the work begins what would stop it at its end: an image of `role` that the definition
+/// has no machine for. A definition that does not exist is [`for_image`]'s to judge.
+///
+/// # Errors
+/// As [`bound_machine`] and [`Definition::read`].
+pub fn check_machine(context: &Context, name: &str, machine: Option<&str>, role: Role) -> Result<()> {
+    match context.project.cluster(name).symlink_metadata() {
+        Ok(_) => bound_machine(&Definition::of_name(&context.project, name)?, machine, role).map(drop),
+        Err(_) => Ok(()),
+    }
+}
+
 /// The definition for an image of this role, checked. For a master, the cluster `default` is made
 /// when it does not exist: one master by DHCP.
 ///
@@ -113,14 +150,13 @@ pub fn for_image(context: &Context, name: &str, role: Role) -> Result<Definition
     let definition = Definition::of_name(&context.project, name)?;
     definition.require_sound(context, now)?;
     if !definition.cluster.machines.iter().any(|machine| machine.role == role) {
-        let message = format!("the cluster {name} has no machine with the role {}", role.name());
-        let help = format!(
-            "add one to {}:\n[[machine]]\nname = \"{}-1\"\nrole = \"{}\"",
-            definition.source.name,
-            role.name(),
-            role.name()
-        );
-        return Err(Error::bad_input(message).help(help));
+        return Err(no_machine(&definition, role));
     }
     Ok(definition)
+}
+
+fn no_machine(definition: &Definition, role: Role) -> Error {
+    let (name, role) = (&definition.cluster.name, role.name());
+    Error::bad_input(format!("the cluster {name} has no machine with the role {role}"))
+        .help(format!("add one to {}:\n[[machine]]\nname = \"{role}-1\"\nrole = \"{role}\"", definition.source.name))
 }

@@ -1,8 +1,9 @@
 //! The files of a machine's seed.
 
-use super::{Definition, secrets};
+use super::{Definition, no_machine, secrets};
 use crate::error::{Error, Problem, Result};
-use pki::AuthorityName;
+use pki::{AuthorityName, JOIN_LIFE, Leaf, LeafRequest, Secrets};
+use spec::agent::organization;
 use spec::cluster::Role;
 use spec::seed::{Machine, files};
 use std::collections::BTreeMap;
@@ -10,32 +11,32 @@ use time::OffsetDateTime;
 
 /// Version of `machine.toml`.
 const VERSION: u32 = 1;
+/// More names than this are counted, not listed, in a message.
+const LISTED: usize = 10;
 
-/// Names and contents of the seed's files for an image of `role`. `machine` binds the image to one
-/// machine of the definition. A master's seed may form the cluster and carries the authorities'
-/// keys; a node's carries only the certificates that it must trust.
+/// Names and contents of the seed's files for an image of `role`; `machine` binds it to one machine of
+/// the definition, as [`bound_machine`] says. A master's seed carries the authorities' keys, and may
+/// form the cluster as long as the definition knows of none. A node's carries the certificates that it
+/// must trust and a credential of its own to join with.
 ///
 /// # Errors
-/// Bad input when the definition has no such machine or the machine another role; a failure when the
-/// secrets cannot be read.
+/// As [`bound_machine`]; a failure when the secrets cannot be read.
 pub fn seed_files(
     definition: &Definition,
     machine: Option<&str>,
     role: Role,
     now: OffsetDateTime,
 ) -> Result<BTreeMap<String, Vec<u8>>> {
-    if let Some(name) = machine {
-        require_machine(definition, name, role)?;
-    }
+    let name = bound_machine(definition, machine, role)?;
+    let secrets = secrets::read(&definition.folder, &definition.cluster.name)?;
     let about = Machine {
         version: VERSION,
-        name: machine.map(str::to_owned),
+        name: name.map(str::to_owned),
         created: u64::try_from(now.unix_timestamp()).unwrap_or(0),
-        may_form: role == Role::Master,
-        cluster_id: None,
+        may_form: role == Role::Master && definition.cluster_id.is_none(),
+        cluster_id: definition.cluster_id.clone(),
     };
     let about = toml::to_string(&about).map_err(|error| Error::because("machine.toml cannot be written", error))?;
-    let secrets = secrets::read(&definition.folder, &definition.cluster.name)?;
     let mut contents: BTreeMap<String, Vec<u8>> = secrets
         .files()
         .iter()
@@ -44,23 +45,86 @@ pub fn seed_files(
         .collect();
     contents.insert(files::CLUSTER.to_owned(), definition.source.text.clone().into_bytes());
     contents.insert(files::MACHINE.to_owned(), about.into_bytes());
+    if let (Role::Node, Some(name)) = (role, name) {
+        let leaf = join_credential(&secrets, name, now)?;
+        contents.insert(files::JOIN_CERTIFICATE.to_owned(), leaf.certificate.into_bytes());
+        contents.insert(files::JOIN_KEY.to_owned(), leaf.key.into_bytes());
+    }
     Ok(contents)
 }
 
-fn require_machine(definition: &Definition, name: &str, role: Role) -> Result<()> {
-    let machines = &definition.cluster.machines;
-    match machines.iter().find(|machine| machine.name == name) {
-        Some(machine) if machine.role == role => Ok(()),
-        Some(machine) => Err(Error::bad_input(format!(
-            "the machine {name} is a {}, but the profile makes a {}",
-            machine.role.name(),
-            role.name()
-        ))),
-        None => {
-            let names: Vec<&str> = machines.iter().map(|machine| machine.name.as_str()).collect();
-            let message = format!("no machine {name:?} in {}", definition.source.name);
-            Err(Problem::new(message).help(format!("it has {}", names.join(", "))).into())
+/// The machine of the definition that a seed for `role` is bound to. A master's may be bound to none:
+/// it is found by MAC address or serial at boot. A node's is always bound, if need be to the only node
+/// there is: what it joins with is good for one name.
+///
+/// # Errors
+/// Bad input when the definition has no such machine, the machine has another role, or nothing says
+/// which node it is.
+pub fn bound_machine<'a>(definition: &'a Definition, machine: Option<&'a str>, role: Role) -> Result<Option<&'a str>> {
+    if let Some(name) = machine {
+        require_machine(definition, name, role)?;
+        return Ok(Some(name));
+    }
+    if role == Role::Master {
+        return Ok(None);
+    }
+    let nodes: Vec<&str> = definition
+        .cluster
+        .machines
+        .iter()
+        .filter(|machine| machine.role == role)
+        .map(|machine| machine.name.as_str())
+        .collect();
+    match nodes.as_slice() {
+        [] => Err(no_machine(definition, role)),
+        [name] => Ok(Some(name)),
+        several => {
+            let message = format!("which node of the {} in {}?", several.len(), definition.source.name);
+            let help = format!(
+                "a node joins with a credential of its own, which a seed without a name cannot have: --machine NAME; it has {}",
+                list(several)
+            );
+            Err(Problem::new(message).help(help).into())
         }
+    }
+}
+
+/// The node's client certificate towards the masters' agents, with which it asks for its real ones.
+fn join_credential(secrets: &Secrets, name: &str, now: OffsetDateTime) -> Result<Leaf> {
+    let authority = secrets.authority(AuthorityName::Machine).map_err(Error::from_failure)?;
+    let request = LeafRequest::client(name, Some(organization::JOIN), JOIN_LIFE);
+    authority.issue(&request, now).map_err(Error::from_failure)
+}
+
+pub(super) fn require_machine(definition: &Definition, name: &str, role: Role) -> Result<()> {
+    let machine = find_machine(definition, name)?;
+    if machine.role == role {
+        return Ok(());
+    }
+    Err(Error::bad_input(format!(
+        "the machine {name} is a {}, but the profile makes a {}",
+        machine.role.name(),
+        role.name()
+    )))
+}
+
+/// The machine of this name.
+///
+/// # Errors
+/// Bad input that says which there are.
+pub(super) fn find_machine<'a>(definition: &'a Definition, name: &str) -> Result<&'a spec::cluster::Machine> {
+    let machines = &definition.cluster.machines;
+    machines.iter().find(|machine| machine.name == name).ok_or_else(|| {
+        let names: Vec<&str> = machines.iter().map(|machine| machine.name.as_str()).collect();
+        let message = format!("no machine {name:?} in {}", definition.source.name);
+        Problem::new(message).help(format!("it has {}", list(&names))).into()
+    })
+}
+
+fn list(names: &[&str]) -> String {
+    match names.len().checked_sub(LISTED) {
+        None | Some(0) => names.join(", "),
+        Some(more) => format!("{} and {more} more", names[..LISTED].join(", ")),
     }
 }
 
@@ -75,7 +139,7 @@ fn belongs(name: &str, role: Role) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{NewCluster, create};
+    use super::super::{CLUSTER_ID_FILE, DEFINITION_FILE, NewCluster, create};
     use super::*;
     use crate::project::Project;
 
@@ -87,24 +151,99 @@ mod tests {
         Definition::of_name(&project, "lab").unwrap()
     }
 
+    /// The same with nodes `node-1` and so on.
+    fn with_nodes(work: &std::path::Path, count: usize) -> Definition {
+        let folder = definition(work).folder;
+        let path = folder.join(DEFINITION_FILE);
+        let mut text = std::fs::read_to_string(&path).unwrap();
+        for number in 1..=count {
+            text.push_str(&format!("[[machine]]\nname = \"node-{number}\"\nrole = \"node\"\n"));
+        }
+        std::fs::write(&path, text).unwrap();
+        Definition::read(&folder, "clusters/lab").unwrap()
+    }
+
+    fn machine(contents: &BTreeMap<String, Vec<u8>>) -> Machine {
+        toml::from_str(std::str::from_utf8(&contents[files::MACHINE]).unwrap()).unwrap()
+    }
+
     #[test]
     fn a_masters_seed_may_form_and_is_whole() {
         let work = tempfile::tempdir().unwrap();
         let contents = seed_files(&definition(work.path()), None, Role::Master, NOW).unwrap();
-        let machine: Machine = toml::from_str(std::str::from_utf8(&contents[files::MACHINE]).unwrap()).unwrap();
+        let machine = machine(&contents);
         assert!(machine.may_form && machine.name.is_none() && machine.created == NOW.unix_timestamp() as u64);
+        assert_eq!(machine.cluster_id, None);
         let secrets = pki::Secrets::from_files("lab", contents);
         secrets.check(NOW).unwrap();
     }
 
     #[test]
-    fn a_nodes_seed_has_no_key() {
+    fn a_nodes_seed_has_a_credential_of_its_own_and_no_other_key() {
         let work = tempfile::tempdir().unwrap();
-        let contents = seed_files(&definition(work.path()), None, Role::Node, NOW).unwrap();
+        let definition = with_nodes(work.path(), 2);
+        let contents = seed_files(&definition, Some("node-2"), Role::Node, NOW).unwrap();
         let names: Vec<&str> = contents.keys().map(String::as_str).collect();
-        assert_eq!(names, ["cluster.toml", "machine.toml", "pki/kubernetes.crt", "pki/machine.crt"]);
-        for content in contents.values() {
-            assert!(!String::from_utf8_lossy(content).contains("PRIVATE KEY"));
+        assert_eq!(
+            names,
+            ["cluster.toml", "machine.toml", "pki/join.crt", "pki/join.key", "pki/kubernetes.crt", "pki/machine.crt"]
+        );
+        let with_keys: Vec<&String> = contents
+            .iter()
+            .filter(|(_, content)| String::from_utf8_lossy(content).contains("PRIVATE KEY"))
+            .map(|(name, _)| name)
+            .collect();
+        assert_eq!(with_keys, [files::JOIN_KEY]);
+        assert!(!machine(&contents).may_form);
+    }
+
+    #[test]
+    fn a_join_credential_is_the_machine_authoritys_for_one_name_and_thirty_days() {
+        let work = tempfile::tempdir().unwrap();
+        let contents = seed_files(&with_nodes(work.path(), 2), Some("node-2"), Role::Node, NOW).unwrap();
+        let text = |name: &str| std::str::from_utf8(&contents[name]).unwrap();
+        let certificate = text(files::JOIN_CERTIFICATE);
+        let read = pki::inspect("join", certificate).unwrap();
+        assert_eq!((read.common_name.as_str(), read.organizations), ("node-2", vec![organization::JOIN.to_owned()]));
+        assert_eq!((read.names.len(), read.addresses.len()), (0, 0));
+        assert_eq!(read.not_after, NOW + time::Duration::days(30));
+        assert!(pki::matches_key("join", certificate, text(files::JOIN_KEY)).unwrap());
+        pki::check_chain("join", certificate, text("pki/machine.crt"), NOW).unwrap();
+    }
+
+    #[test]
+    fn the_only_node_needs_no_name_and_one_of_several_does() {
+        let work = tempfile::tempdir().unwrap();
+        let contents = seed_files(&with_nodes(work.path(), 1), None, Role::Node, NOW).unwrap();
+        assert_eq!(machine(&contents).name.as_deref(), Some("node-1"));
+        assert!(contents.contains_key(files::JOIN_KEY));
+        let work = tempfile::tempdir().unwrap();
+        let error = seed_files(&with_nodes(work.path(), 12), None, Role::Node, NOW).unwrap_err();
+        let help = error.problem().help.clone().unwrap();
+        assert_eq!(
+            (error.status(), error.to_string().as_str()),
+            (2, "which node of the 12 in clusters/lab/cluster.toml?")
+        );
+        assert!(help.contains("--machine NAME; it has node-1, ") && help.ends_with("node-10 and 2 more"), "{help}");
+        let work = tempfile::tempdir().unwrap();
+        let error = seed_files(&definition(work.path()), None, Role::Node, NOW).unwrap_err();
+        assert!(error.status() == 2 && error.to_string().contains("no machine with the role node"), "{error}");
+    }
+
+    #[test]
+    fn a_seed_of_a_cluster_that_exists_knows_it_and_may_not_form() {
+        let work = tempfile::tempdir().unwrap();
+        let folder = with_nodes(work.path(), 1).folder;
+        std::fs::write(folder.join(CLUSTER_ID_FILE), "6f1c-0a\n").unwrap();
+        let definition = Definition::read(&folder, "clusters/lab").unwrap();
+        for role in [Role::Master, Role::Node] {
+            let machine = machine(&seed_files(&definition, None, role, NOW).unwrap());
+            assert_eq!((machine.cluster_id.as_deref(), machine.may_form), (Some("6f1c-0a"), false));
+        }
+        for text in ["", "\n", "two words", "../x"] {
+            std::fs::write(folder.join(CLUSTER_ID_FILE), text).unwrap();
+            let error = Definition::read(&folder, "clusters/lab").unwrap_err();
+            assert!(error.status() == 2 && error.to_string().contains("clusters/lab/cluster-id"), "{text:?}: {error}");
         }
     }
 
