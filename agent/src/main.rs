@@ -3,6 +3,8 @@
 
 mod api;
 mod approval;
+#[allow(dead_code)] // Until `run` uses it.
+mod balancer;
 mod certificates;
 mod clock;
 mod cni;
