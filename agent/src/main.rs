@@ -16,11 +16,15 @@ mod files;
 mod grpc;
 mod http;
 mod images;
+#[allow(dead_code)] // Until the virtual address uses it.
 mod link_address;
 mod machine;
 mod manifests;
+mod netlink;
 mod node;
 mod render;
+#[allow(dead_code)] // Until `run` uses it.
+mod routes;
 mod run;
 mod sntp;
 mod stop;
