@@ -20,8 +20,12 @@ mod images;
 mod link_address;
 mod machine;
 mod manifests;
+#[allow(dead_code)] // Until `run` uses it.
+mod members;
 mod netlink;
+mod nft;
 mod node;
+mod nodes;
 mod render;
 #[allow(dead_code)] // Until `run` uses it.
 mod routes;

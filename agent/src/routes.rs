@@ -5,9 +5,8 @@
 use crate::api::{Api, ApiError};
 use crate::machine::say;
 use crate::netlink::{self, CREATE, Netlink, REPLACE};
-use crate::node::pod_cidrs;
+use crate::nodes::{self, Nodes, network};
 use ipnet::IpNet;
-use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
@@ -15,8 +14,6 @@ use std::time::Duration;
 
 /// rtm_protocol of our routes (rtnetlink(7): user-defined above 4); routing daemons' are others.
 const PROTOCOL: u8 = 0x49;
-/// Nodes in one answer: an object with its list of images may be 15 KiB.
-const PAGE: u32 = 100;
 /// Between two looks at the kernel's table, which loses routes when a link goes down.
 const LOOK: Duration = Duration::from_secs(15);
 
@@ -29,35 +26,6 @@ const UNIVERSE: u8 = 0;
 const UNICAST: u8 = 1;
 const ATTRIBUTE_DESTINATION: u16 = 1;
 const ATTRIBUTE_GATEWAY: u16 = 5;
-
-/// A node as far as its routes need it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Node {
-    /// InternalIP, in the node's order.
-    pub addresses: Vec<IpAddr>,
-    pub pod_cidrs: Vec<IpNet>,
-}
-
-/// Name and routing facts of a Node object.
-pub fn read(object: &Value) -> Option<(String, Node)> {
-    let name = object.pointer("/metadata/name")?.as_str()?.to_string();
-    let pod_cidrs = pod_cidrs(object).iter().filter_map(|text| network(text)).collect();
-    Some((name, Node { addresses: internal_addresses(object), pod_cidrs }))
-}
-
-/// The InternalIPs of a Node object.
-pub fn internal_addresses(object: &Value) -> Vec<IpAddr> {
-    let entries = object.pointer("/status/addresses").and_then(Value::as_array).into_iter().flatten();
-    entries
-        .filter(|entry| entry["type"] == "InternalIP")
-        .filter_map(|entry| entry.get("address")?.as_str()?.parse().ok())
-        .collect()
-}
-
-/// `10.244.1.0/24`; nothing behind the prefix, which the kernel would refuse.
-fn network(text: &str) -> Option<IpNet> {
-    text.trim().parse().ok().filter(|network: &IpNet| *network == network.trunc())
-}
 
 /// `destination via gateway`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,7 +42,7 @@ impl std::fmt::Display for Route {
 
 /// The routes to the pods of every node but `own`. A node's range outside of the cluster's `pods` is
 /// left out: no Node object draws other traffic to itself.
-pub fn wanted(nodes: &BTreeMap<String, Node>, own: &str, pods: &[IpNet]) -> BTreeSet<Route> {
+pub fn wanted(nodes: &Nodes, own: &str, pods: &[IpNet]) -> BTreeSet<Route> {
     let mut routes: BTreeMap<IpNet, IpAddr> = BTreeMap::new();
     for (_, node) in nodes.iter().filter(|(name, _)| *name != own) {
         for cidr in node.pod_cidrs.iter().filter(|cidr| pods.iter().any(|pods| pods.contains(*cidr))) {
@@ -103,68 +71,18 @@ pub fn plan(wanted: &BTreeSet<Route>, found: &BTreeSet<Route>) -> Plan {
 /// anew. `pod_cidr`: the cluster's, several divided by commas.
 pub async fn keep(api: &Api, own_name: &str, pod_cidr: &str) -> Result<(), ApiError> {
     let pods: Vec<IpNet> = pod_cidr.split(',').filter_map(network).collect();
-    let (mut nodes, mut version) = list(api).await?;
-    let mut failed = apply(&wanted(&nodes, own_name, &pods));
-    let mut look = tokio::time::interval(LOOK);
-    loop {
-        let mut watch = api.watch("/api/v1/nodes", &version).await?;
-        loop {
-            let event = tokio::select! {
-                event = watch.next() => event?,
-                _ = look.tick() => {
-                    failed = apply_again(&wanted(&nodes, own_name, &pods), failed);
-                    continue;
-                }
-            };
-            // The API ends a watch every few minutes; it goes on where it was.
-            let Some(event) = event else { break };
-            if event["type"] == "ERROR" {
-                return Ok(());
-            }
-            if let Some(seen) = event.pointer("/object/metadata/resourceVersion").and_then(Value::as_str) {
-                version = seen.into();
-            }
-            if take(&mut nodes, &event) {
-                failed = apply_again(&wanted(&nodes, own_name, &pods), failed);
-            }
-        }
-    }
-}
-
-/// All nodes, page by page, and the version to watch from.
-async fn list(api: &Api) -> Result<(BTreeMap<String, Node>, String), ApiError> {
-    let mut nodes = BTreeMap::new();
-    let mut next = String::new();
-    loop {
-        let page = api.get(&format!("/api/v1/nodes?limit={PAGE}&continue={next}")).await?;
-        nodes.extend(page.get("items").and_then(Value::as_array).into_iter().flatten().filter_map(read));
-        let field = |pointer| page.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_string();
-        next = field("/metadata/continue");
-        if next.is_empty() {
-            return Ok((nodes, field("/metadata/resourceVersion")));
-        }
-    }
-}
-
-/// Takes an event in; whether it changes any route.
-fn take(nodes: &mut BTreeMap<String, Node>, event: &Value) -> bool {
-    let Some((name, node)) = event.get("object").and_then(read) else { return false };
-    match event.get("type").and_then(Value::as_str) {
-        Some("ADDED" | "MODIFIED") => nodes.insert(name, node.clone()) != Some(node),
-        Some("DELETED") => nodes.remove(&name).is_some(),
-        _ => false,
-    }
+    let mut failures = Failures::new();
+    nodes::follow(api, LOOK, async |nodes| {
+        failures = apply(&wanted(nodes, own_name, &pods), std::mem::take(&mut failures));
+    })
+    .await
 }
 
 /// Why a route is not as it should be, by route.
 type Failures = BTreeMap<Route, String>;
 
-fn apply(wanted: &BTreeSet<Route>) -> Failures {
-    apply_again(wanted, Failures::new())
-}
-
 /// Makes the kernel's routes those; says what changed, and of failures what is new.
-fn apply_again(wanted: &BTreeSet<Route>, before: Failures) -> Failures {
+fn apply(wanted: &BTreeSet<Route>, before: Failures) -> Failures {
     let (plan, failures) = match carry_out(wanted) {
         Ok(done) => done,
         Err(error) => {
@@ -246,15 +164,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::netlink::tests::{in_a_namespace, ip};
+    use crate::nodes::tests::node;
     use proptest::prelude::*;
-    use serde_json::json;
-
-    fn node(addresses: &[&str], cidrs: &[&str]) -> Node {
-        Node {
-            addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
-            pod_cidrs: cidrs.iter().map(|text| network(text).unwrap()).collect(),
-        }
-    }
 
     fn routes(texts: &[&str]) -> BTreeSet<Route> {
         let route = |text: &&str| {
@@ -266,7 +177,7 @@ mod tests {
 
     #[test]
     fn every_other_nodes_pods_have_a_route_by_family() {
-        let nodes = BTreeMap::from([
+        let nodes = Nodes::from([
             ("own".to_string(), node(&["192.0.2.1"], &["10.244.0.0/24"])),
             ("n1".into(), node(&["192.0.2.2", "fd00::2"], &["10.244.1.0/24", "fd01:0:0:1::/64"])),
             ("only-v4".into(), node(&["192.0.2.3"], &["10.244.2.0/24", "fd01:0:0:2::/64"])),
@@ -301,23 +212,6 @@ mod tests {
     }
 
     #[test]
-    fn only_what_routes_need_makes_an_event_count() {
-        let object = |cidr: &str, version: &str| {
-            json!({"metadata": {"name": "n1", "resourceVersion": version}, "spec": {"podCIDR": cidr},
-                "status": {"addresses": [{"type": "Hostname", "address": "192.0.2.9"}, {"type": "InternalIP", "address": "192.0.2.2"}]}})
-        };
-        let event = |kind: &str, object: Value| json!({"type": kind, "object": object});
-        let mut nodes = BTreeMap::new();
-        assert!(take(&mut nodes, &event("ADDED", object("10.244.1.0/24", "1"))));
-        assert_eq!(nodes["n1"], node(&["192.0.2.2"], &["10.244.1.0/24"]));
-        assert!(!take(&mut nodes, &event("MODIFIED", object("10.244.1.0/24", "2"))), "a heartbeat");
-        assert!(take(&mut nodes, &event("MODIFIED", object("10.244.7.0/24", "3"))));
-        assert!(!take(&mut nodes, &event("BOOKMARK", json!({"metadata": {"resourceVersion": "4"}}))));
-        assert!(take(&mut nodes, &event("DELETED", object("10.244.7.0/24", "5"))));
-        assert!(nodes.is_empty());
-    }
-
-    #[test]
     fn the_kernels_routes_become_those_wanted_and_others_stay() {
         if !in_a_namespace("routes::tests::the_kernels_routes_become_those_wanted_and_others_stay") {
             return;
@@ -326,15 +220,15 @@ mod tests {
         ip("address add fd00::10/64 dev up0 nodad");
         ip("route add 10.9.0.0/24 via 192.0.2.99");
         let first = routes(&["10.244.1.0/24 via 192.0.2.11", "fd01:0:0:1::/64 via fd00::11"]);
-        assert_eq!(apply(&first), Failures::new());
+        assert_eq!(apply(&first, Failures::new()), Failures::new());
         assert_eq!(found(&mut Netlink::open().unwrap()).unwrap(), first);
         let second = routes(&["10.244.1.0/24 via 192.0.2.12", "fd01:0:0:1::/64 via fd00::12"]);
-        assert_eq!(apply(&second), Failures::new());
+        assert_eq!(apply(&second, Failures::new()), Failures::new());
         assert_eq!(carry_out(&second).unwrap().0, Plan::default());
         assert!(ip("route show").contains("10.244.1.0/24 via 192.0.2.12 dev up0 proto 73"), "{}", ip("route show"));
         assert!(ip("-6 route show").contains("fd01:0:0:1::/64 via fd00::12 dev up0 proto 73"));
         let unreachable = routes(&["10.244.2.0/24 via 198.51.100.1"]);
-        assert_eq!(apply(&unreachable).len(), 1, "one failure stops no other route");
+        assert_eq!(apply(&unreachable, Failures::new()).len(), 1, "one failure stops no other route");
         assert!(found(&mut Netlink::open().unwrap()).unwrap().is_empty());
         assert!(ip("route show").contains("10.9.0.0/24 via 192.0.2.99"));
     }
