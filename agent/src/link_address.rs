@@ -8,6 +8,7 @@ const NEW_ADDRESS: u16 = 20;
 const DELETE_ADDRESS: u16 = 21;
 const ATTRIBUTE_ADDRESS: u16 = 1;
 const ATTRIBUTE_LOCAL: u16 = 2;
+const ATTRIBUTE_LIFE: u16 = 6;
 const GET_LINK: u16 = 18;
 const LINK_FIXED: usize = 16;
 const ATTRIBUTE_HARDWARE: u16 = 1;
@@ -25,6 +26,16 @@ pub fn add_to_loopback(address: Ipv4Addr) -> io::Result<()> {
 /// Adds ADDRESS/32 (IPv6: /128) to an interface; having it already is fine. It can be used at once.
 pub fn add(interface: u32, address: IpAddr) -> io::Result<()> {
     Netlink::open()?.request(NEW_ADDRESS, CREATE | REPLACE, &body(interface, address))
+}
+
+/// The same for so many seconds from now: the kernel takes it away when it is not prolonged. Meanwhile
+/// the machine does not choose it for connections of its own (it counts as deprecated).
+pub fn add_for(interface: u32, address: IpAddr, seconds: u32) -> io::Result<()> {
+    let mut body = body(interface, address);
+    // An `ifa_cacheinfo`: preferred and valid seconds, and two times that the kernel fills.
+    let life = [0, seconds, 0, 0].map(u32::to_ne_bytes).concat();
+    netlink::put(&mut body, ATTRIBUTE_LIFE, &life);
+    Netlink::open()?.request(NEW_ADDRESS, CREATE | REPLACE, &body)
 }
 
 /// Takes it away again; not having it is fine.
@@ -79,6 +90,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::netlink::tests::{in_a_namespace, ip};
+    use std::time::{Duration, Instant};
 
     #[test]
     fn the_body_is_an_address_twice() {
@@ -104,6 +116,19 @@ mod tests {
             remove(interface, address).unwrap();
             remove(interface, address).unwrap();
             assert!(!ip("address show dev up0").contains(text));
+        }
+        for text in ["192.0.2.101", "fd00::101"] {
+            let address = text.parse().unwrap();
+            let there = || ip("address show dev up0").contains(text);
+            add_for(interface, address, 2).unwrap();
+            std::thread::sleep(Duration::from_secs(1));
+            add_for(interface, address, 2).unwrap();
+            assert!(ip("address show dev up0 deprecated").contains(text));
+            let end = Instant::now() + Duration::from_secs(10);
+            while there() {
+                assert!(Instant::now() < end, "the kernel keeps {text}");
+                std::thread::sleep(Duration::from_millis(100));
+            }
         }
         add_to_loopback(Ipv4Addr::new(169, 254, 20, 10)).unwrap();
         assert!(ip("address show dev lo").contains("169.254.20.10/32"));

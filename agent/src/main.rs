@@ -1,6 +1,7 @@
 //! The node agent: what makes a booted machine a member of its cluster, as a supervised service of
 //! init, and init's helpers around pods. Subcommands are in `USAGE`.
 
+mod announce;
 mod api;
 mod approval;
 #[allow(dead_code)] // Until `run` uses it.
@@ -16,7 +17,6 @@ mod files;
 mod grpc;
 mod http;
 mod images;
-#[allow(dead_code)] // Until the virtual address uses it.
 mod link_address;
 mod machine;
 mod manifests;
@@ -32,6 +32,10 @@ mod routes;
 mod run;
 mod sntp;
 mod stop;
+#[cfg(test)]
+mod testing;
+#[allow(dead_code)] // Until `run` uses it.
+mod vip;
 
 use machine::say;
 use std::path::Path;

@@ -2,23 +2,13 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::http::{self, Connection, HttpError};
-use bytes::Bytes;
+use crate::http::{Connection, HttpError};
+use crate::testing::{NAME, TestTls, listen, serve_connection};
 use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::{Request, Response};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use pki::{Authority, LeafRequest};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use std::convert::Infallible;
-use std::net::Ipv4Addr;
-use time::OffsetDateTime;
+use hyper::Request;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::{ServerConfig, crypto};
 
-const NAME: &str = "localhost";
 /// A test may be slow on a busy machine; it must not hang.
 const PATIENCE: Duration = Duration::from_secs(20);
 const ANSWER: Duration = Duration::from_secs(5);
@@ -58,37 +48,6 @@ impl Server {
     }
 }
 
-struct World {
-    authority: Authority,
-    acceptor: TlsAcceptor,
-}
-
-fn world() -> World {
-    let now = OffsetDateTime::now_utc();
-    let authority = Authority::new("test", now).unwrap();
-    let acceptor = acceptor(&authority, now);
-    World { authority, acceptor }
-}
-
-fn acceptor(authority: &Authority, now: OffsetDateTime) -> TlsAcceptor {
-    let request = LeafRequest::server("kube-apiserver", vec![NAME.into()], vec![], time::Duration::days(1));
-    let leaf = authority.issue(&request, now).unwrap();
-    let certificate = CertificateDer::from_pem_slice(leaf.certificate.as_bytes()).unwrap();
-    let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).unwrap();
-    let mut config = ServerConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)
-        .unwrap();
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    TlsAcceptor::from(Arc::new(config))
-}
-
-async fn listen(port: u16) -> TcpListener {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.unwrap()
-}
-
 async fn serve(listener: TcpListener, acceptor: TlsAcceptor, name: String, mood: watch::Receiver<Mood>) {
     let mut connections = JoinSet::new();
     loop {
@@ -96,10 +55,8 @@ async fn serve(listener: TcpListener, acceptor: TlsAcceptor, name: String, mood:
         let (acceptor, name, mood) = (acceptor.clone(), name.clone(), mood.clone());
         connections.spawn(async move {
             still_there(&mood).await;
-            let Ok(stream) = acceptor.accept(stream).await else { return };
-            let answer = hyper::service::service_fn(|request| answer(request, name.clone(), mood.clone()));
-            let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-            let _ = server.serve_connection(TokioIo::new(stream), answer).await;
+            let answer = |request: Request<_>| answer(request.uri().path() == "/readyz", name.clone(), mood.clone());
+            serve_connection(acceptor, stream, answer).await;
         });
     }
 }
@@ -108,15 +65,15 @@ async fn still_there(mood: &watch::Receiver<Mood>) {
     let _ = mood.clone().wait_for(|mood| *mood != Mood::Hanging).await;
 }
 
-async fn answer(
-    request: Request<Incoming>,
-    name: String,
-    mood: watch::Receiver<Mood>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(health: bool, name: String, mood: watch::Receiver<Mood>) -> (u16, String) {
     still_there(&mood).await;
-    let health = request.uri().path() == "/readyz";
-    let code = if health && *mood.borrow() == Mood::NotReady { 500 } else { 200 };
-    Ok(Response::builder().status(code).body(Full::from(name)).unwrap())
+    (if health && *mood.borrow() == Mood::NotReady { 500 } else { 200 }, name)
+}
+
+struct World(TestTls);
+
+fn world() -> World {
+    World(TestTls::new())
 }
 
 impl World {
@@ -128,14 +85,13 @@ impl World {
         let listener = listen(port).await;
         let address = listener.local_addr().unwrap();
         let mood = watch::Sender::new(Mood::Ready);
-        let task = tokio::spawn(serve(listener, self.acceptor.clone(), name.into(), mood.subscribe()));
+        let task = tokio::spawn(serve(listener, self.0.acceptor(), name.into(), mood.subscribe()));
         Server { address, mood, task }
     }
 
     /// A balancer before these, that has probed each of them once; and its address.
     async fn balancer(&self, backends: Vec<SocketAddr>) -> (Balancer, SocketAddr) {
-        let tls = http::tls_anonymous(self.authority.certificate()).unwrap();
-        let balancer = Balancer::with_timing(backends, NAME, tls, QUICK);
+        let balancer = Balancer::with_timing(backends, NAME, self.0.client(), QUICK);
         let listener = listen(0).await;
         let address = listener.local_addr().unwrap();
         tokio::spawn(balancer.clone().serve(listener));
@@ -144,7 +100,7 @@ impl World {
     }
 
     async fn connect(&self, balancer: SocketAddr) -> Result<Connection, HttpError> {
-        Connection::tls(balancer, NAME, http::tls_anonymous(self.authority.certificate()).unwrap()).await
+        Connection::tls(balancer, NAME, self.0.client()).await
     }
 
     /// Who answers a new connection.
