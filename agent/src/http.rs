@@ -19,7 +19,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
+use tokio_rustls::rustls::client::WantsClientCert;
+use tokio_rustls::rustls::{ClientConfig, ConfigBuilder, RootCertStore, crypto::ring};
 
 /// Why a request had no answer.
 #[derive(Debug, thiserror::Error)]
@@ -121,20 +122,34 @@ async fn limited<T>(peer: &str, future: impl Future<Output = std::io::Result<T>>
 
 /// Client configuration from PEM texts: the CA to trust, our certificate and key.
 pub fn tls(authority: &str, certificate: &str, key: &str) -> Result<Arc<ClientConfig>, HttpError> {
-    let refused = |error: &dyn std::fmt::Display| HttpError::Tls(error.to_string());
+    let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(refused)?;
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(refused)?;
+    let config = trusting(authority)?.with_client_auth_cert(vec![certificate], key).map_err(refused)?;
+    Ok(speaking_http2(config))
+}
+
+/// The same without a certificate of ours: for what a server answers to anyone.
+#[allow(dead_code)] // Until `run` starts the balancer.
+pub fn tls_anonymous(authority: &str) -> Result<Arc<ClientConfig>, HttpError> {
+    Ok(speaking_http2(trusting(authority)?.with_no_client_auth()))
+}
+
+fn trusting(authority: &str) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, HttpError> {
     let mut roots = RootCertStore::empty();
-    let authority = CertificateDer::from_pem_slice(authority.as_bytes()).map_err(|error| refused(&error))?;
-    roots.add(authority).map_err(|error| refused(&error))?;
-    let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(|error| refused(&error))?;
-    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| refused(&error))?;
-    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    roots.add(CertificateDer::from_pem_slice(authority.as_bytes()).map_err(refused)?).map_err(refused)?;
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
-        .map_err(|error| refused(&error))?
-        .with_root_certificates(roots)
-        .with_client_auth_cert(vec![certificate], key)
-        .map_err(|error| refused(&error))?;
+        .map_err(refused)?;
+    Ok(builder.with_root_certificates(roots))
+}
+
+fn speaking_http2(mut config: ClientConfig) -> Arc<ClientConfig> {
     config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(Arc::new(config))
+    Arc::new(config)
+}
+
+fn refused(error: impl std::fmt::Display) -> HttpError {
+    HttpError::Tls(error.to_string())
 }
 
 /// An error with the errors below it: hyper's own text leaves the cause out.

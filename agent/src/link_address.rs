@@ -1,83 +1,136 @@
-//! Gives the loopback interface the node-local DNS cache's address, by one rtnetlink message
-//! (rtnetlink(7), RTM_NEWADDR): the image has no `ip` program.
+//! Addresses of interfaces: the node-local DNS cache's on loopback, the masters' virtual one.
 
-use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType};
+use crate::netlink::{self, CREATE, Netlink, REPLACE};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 const NEW_ADDRESS: u16 = 20;
-const ERROR: u16 = 2;
-const REQUEST: u16 = 0x1;
-const ACKNOWLEDGE: u16 = 0x4;
-const CREATE: u16 = 0x400;
-const REPLACE: u16 = 0x100;
-const INTERNET: u8 = 2;
+const DELETE_ADDRESS: u16 = 21;
 const ATTRIBUTE_ADDRESS: u16 = 1;
 const ATTRIBUTE_LOCAL: u16 = 2;
+const ATTRIBUTE_LIFE: u16 = 6;
+const GET_LINK: u16 = 18;
+const LINK_FIXED: usize = 16;
+const ATTRIBUTE_HARDWARE: u16 = 1;
+const ATTRIBUTE_NAME: u16 = 3;
 /// The loopback interface is always the first.
 const LOOPBACK_INDEX: u32 = 1;
+/// Of an address: no duplicate address detection (IPv6).
+const NO_DETECTION: u8 = 0x02;
 
 /// Adds ADDRESS/32 to lo; having it already is fine.
 pub fn add_to_loopback(address: Ipv4Addr) -> io::Result<()> {
-    let socket = rustix::net::socket(AddressFamily::NETLINK, SocketType::RAW, None)?;
-    let kernel = SocketAddrNetlink::new(0, 0);
-    rustix::net::sendto(&socket, &message(address), SendFlags::empty(), &kernel)?;
-    let mut answer = [0u8; 512];
-    let (length, _) = rustix::net::recv(&socket, answer.as_mut_slice(), RecvFlags::empty())?;
-    match error_code(&answer[..length]) {
-        Some(0) => Ok(()),
-        Some(code) => Err(io::Error::from_raw_os_error(code)),
-        None => Err(io::Error::other(format!("rtnetlink answered {length} bytes that are no acknowledgement"))),
+    add(LOOPBACK_INDEX, address.into())
+}
+
+/// Adds ADDRESS/32 (IPv6: /128) to an interface; having it already is fine. It can be used at once.
+pub fn add(interface: u32, address: IpAddr) -> io::Result<()> {
+    Netlink::open()?.request(NEW_ADDRESS, CREATE | REPLACE, &body(interface, address))
+}
+
+/// The same for so many seconds from now: the kernel takes it away when it is not prolonged. Meanwhile
+/// the machine does not choose it for connections of its own (it counts as deprecated).
+pub fn add_for(interface: u32, address: IpAddr, seconds: u32) -> io::Result<()> {
+    let mut body = body(interface, address);
+    // An `ifa_cacheinfo`: preferred and valid seconds, and two times that the kernel fills.
+    let life = [0, seconds, 0, 0].map(u32::to_ne_bytes).concat();
+    netlink::put(&mut body, ATTRIBUTE_LIFE, &life);
+    Netlink::open()?.request(NEW_ADDRESS, CREATE | REPLACE, &body)
+}
+
+/// Takes it away again; not having it is fine.
+pub fn remove(interface: u32, address: IpAddr) -> io::Result<()> {
+    match Netlink::open()?.request(DELETE_ADDRESS, 0, &body(interface, address)) {
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => Ok(()),
+        other => other,
     }
 }
 
-fn message(address: Ipv4Addr) -> Vec<u8> {
-    let mut body = vec![INTERNET, 32, 0, 0];
-    body.extend(LOOPBACK_INDEX.to_ne_bytes());
+/// An interface as the kernel knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    pub index: u32,
+    /// Hardware address; six bytes on Ethernet.
+    pub hardware: Vec<u8>,
+}
+
+/// Looks an interface up by its name.
+pub fn find(interface: &str) -> io::Result<Link> {
+    let links = Netlink::open()?.dump(GET_LINK, &[0; LINK_FIXED])?;
+    let missing = || io::Error::new(io::ErrorKind::NotFound, format!("there is no interface {interface}"));
+    links.iter().find_map(|(_, body)| read_link(body, interface)).ok_or_else(missing)
+}
+
+/// The link in an `ifinfomsg` with its attributes, when it has this name.
+fn read_link(body: &[u8], name: &str) -> Option<Link> {
+    let attribute = |wanted: u16| {
+        netlink::attributes(body.get(LINK_FIXED..)?).find_map(|(kind, value)| (kind == wanted).then_some(value))
+    };
+    let found = attribute(ATTRIBUTE_NAME)?;
+    (found.strip_suffix(b"\0").unwrap_or(found) == name.as_bytes()).then_some(())?;
+    let index = u32::from_ne_bytes(body.get(4..8)?.try_into().ok()?);
+    Some(Link { index, hardware: attribute(ATTRIBUTE_HARDWARE).unwrap_or_default().to_vec() })
+}
+
+/// An `ifaddrmsg` with the address alone.
+fn body(interface: u32, address: IpAddr) -> Vec<u8> {
+    let octets = netlink::octets(address);
+    let prefix = 8 * octets.len() as u8;
+    let flags = if address.is_ipv6() { NO_DETECTION } else { 0 };
+    let mut body = vec![netlink::family(address), prefix, flags, 0];
+    body.extend(interface.to_ne_bytes());
     for kind in [ATTRIBUTE_LOCAL, ATTRIBUTE_ADDRESS] {
-        body.extend(8u16.to_ne_bytes());
-        body.extend(kind.to_ne_bytes());
-        body.extend(address.octets());
+        netlink::put(&mut body, kind, &octets);
     }
-    let mut message = Vec::with_capacity(16 + body.len());
-    message.extend((16 + body.len() as u32).to_ne_bytes());
-    message.extend(NEW_ADDRESS.to_ne_bytes());
-    message.extend((REQUEST | ACKNOWLEDGE | CREATE | REPLACE).to_ne_bytes());
-    message.extend(1u32.to_ne_bytes());
-    message.extend(0u32.to_ne_bytes());
-    message.extend(body);
-    message
-}
-
-/// The errno (positive) of an acknowledgement; 0 is success.
-fn error_code(answer: &[u8]) -> Option<i32> {
-    let kind = u16::from_ne_bytes(answer.get(4..6)?.try_into().ok()?);
-    let code = i32::from_ne_bytes(answer.get(16..20)?.try_into().ok()?);
-    (kind == ERROR).then(|| code.saturating_neg())
+    body
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::netlink::tests::{in_a_namespace, ip};
+    use std::time::{Duration, Instant};
 
     #[test]
-    fn the_message_has_the_length_it_says() {
-        let message = message(Ipv4Addr::new(169, 254, 20, 10));
-        assert_eq!(message.len(), 16 + 8 + 16);
-        assert_eq!(message[..4], 40u32.to_ne_bytes());
-        assert_eq!(message[28..32], [169, 254, 20, 10]);
+    fn the_body_is_an_address_twice() {
+        let body = body(1, Ipv4Addr::new(169, 254, 20, 10).into());
+        assert_eq!(body.len(), 8 + 16);
+        assert_eq!(body[12..16], [169, 254, 20, 10]);
+        assert_eq!(body[..4], [2, 32, 0, 0]);
     }
 
     #[test]
-    fn acknowledgements_carry_an_error_or_zero() {
-        let mut answer = vec![0u8; 36];
-        answer[4..6].copy_from_slice(&ERROR.to_ne_bytes());
-        assert_eq!(error_code(&answer), Some(0));
-        answer[16..20].copy_from_slice(&(-1i32).to_ne_bytes());
-        assert_eq!(error_code(&answer), Some(1));
-        assert_eq!(error_code(&answer[..10]), None);
-        answer[4] = 9;
-        assert_eq!(error_code(&answer), None);
+    fn addresses_come_and_go_twice_without_complaint() {
+        if !in_a_namespace("link_address::tests::addresses_come_and_go_twice_without_complaint") {
+            return;
+        }
+        let Link { index: interface, hardware } = find("up0").unwrap();
+        assert_eq!(hardware.len(), 6);
+        assert_eq!(find("up9").unwrap_err().kind(), io::ErrorKind::NotFound);
+        for text in ["192.0.2.100", "fd00::100"] {
+            let address = text.parse().unwrap();
+            add(interface, address).unwrap();
+            add(interface, address).unwrap();
+            assert!(ip("address show dev up0").contains(text));
+            remove(interface, address).unwrap();
+            remove(interface, address).unwrap();
+            assert!(!ip("address show dev up0").contains(text));
+        }
+        for text in ["192.0.2.101", "fd00::101"] {
+            let address = text.parse().unwrap();
+            let there = || ip("address show dev up0").contains(text);
+            add_for(interface, address, 2).unwrap();
+            std::thread::sleep(Duration::from_secs(1));
+            add_for(interface, address, 2).unwrap();
+            assert!(ip("address show dev up0 deprecated").contains(text));
+            let end = Instant::now() + Duration::from_secs(10);
+            while there() {
+                assert!(Instant::now() < end, "the kernel keeps {text}");
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
+        add_to_loopback(Ipv4Addr::new(169, 254, 20, 10)).unwrap();
+        assert!(ip("address show dev lo").contains("169.254.20.10/32"));
     }
 }

@@ -1,8 +1,10 @@
 //! The node agent: what makes a booted machine a member of its cluster, as a supervised service of
 //! init, and init's helpers around pods. Subcommands are in `USAGE`.
 
+mod announce;
 mod api;
 mod approval;
+mod balancer;
 mod certificates;
 mod clock;
 mod cni;
@@ -18,13 +20,21 @@ mod join;
 mod link_address;
 mod machine;
 mod manifests;
+mod members;
+mod netlink;
+mod nft;
 mod node;
+mod nodes;
 mod peers;
 mod render;
+mod routes;
 mod run;
 mod server;
 mod sntp;
 mod stop;
+#[cfg(test)]
+mod testing;
+mod vip;
 
 use machine::say;
 use std::path::Path;

@@ -98,7 +98,7 @@ pub fn ready_condition(node: &Value) -> Option<(bool, String)> {
     Some((ready["status"] == "True", line))
 }
 
-fn pod_cidrs(node: &Value) -> Vec<String> {
+pub fn pod_cidrs(node: &Value) -> Vec<String> {
     let list = node.pointer("/spec/podCIDRs").and_then(Value::as_array).into_iter().flatten();
     let cidrs: Vec<String> = list.filter_map(|cidr| cidr.as_str().map(Into::into)).collect();
     match node.pointer("/spec/podCIDR").and_then(Value::as_str) {

@@ -2,22 +2,27 @@
 //!
 //! One base chain of our own on `input`, default deny. Pods' traffic, forwarding and NodePorts stay
 //! with kube-proxy or kube-router: what they translate to an address of the machine itself arrives
-//! with the status `dnat` and is let in.
+//! with the status `dnat` and is let in. What only the cluster's machines may send (kube-router's BGP and
+//! tunnels) is let in from two sets of addresses, which the agent fills.
 
 use crate::error::{Error, Result};
 use crate::profile::parse_port;
+use spec::firewall::{MEMBERS, MEMBERS6, TABLE};
 use spec::ports;
 use spec::profile::{Port, Profile};
 use std::fmt::Write;
 
-/// The table's name; loading the ruleset again replaces it whole.
-pub const TABLE: &str = "imgbuild";
 /// Modules that the ruleset needs.
 pub const MODULES: [&str; 3] = ["nf_tables", "nf_conntrack", "nft_ct"];
 /// What `private` in a port's `from` stands for: RFC 1918.
 const PRIVATE: [&str; 3] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"];
 /// The pods' bridges: the CNI bridge plugin's and kube-router's.
 const POD_INTERFACES: [&str; 2] = ["cni0", "kube-bridge"];
+
+/// Protocol numbers of packets in packets, by number since the image has no /etc/protocols: IPv4 in
+/// IPv4 (RFC 2003) and IPv6 in IPv6 (RFC 2473).
+const IPV4_ENCAPSULATED: u8 = 4;
+const IPV6_ENCAPSULATED: u8 = 41;
 
 /// The ruleset of a merged profile.
 ///
@@ -35,6 +40,14 @@ pub fn ruleset(profile: &Profile) -> Result<String> {
 table inet {TABLE}
 delete table inet {TABLE}
 table inet {TABLE} {{
+    # The cluster's machines: the agent knows them.
+    set {MEMBERS} {{
+        type ipv4_addr
+    }}
+    set {MEMBERS6} {{
+        type ipv6_addr
+    }}
+
     chain input {{
         type filter hook input priority filter; policy drop;
 
@@ -59,6 +72,12 @@ table inet {TABLE} {{
         iifname {{ {interfaces} }} ip daddr {dns} meta l4proto {{ tcp, udp }} th dport 53 accept
         iifname {{ {interfaces} }} tcp dport {kubelet} accept
 
+        # kube-router between machines: BGP, and what it sends through tunnels.
+        ip saddr @{MEMBERS} tcp dport {bgp} accept
+        ip6 saddr @{MEMBERS6} tcp dport {bgp} accept
+        ip saddr @{MEMBERS} meta l4proto {IPV4_ENCAPSULATED} accept
+        ip6 saddr @{MEMBERS6} meta l4proto {IPV6_ENCAPSULATED} accept
+
 {rules}
         counter drop
     }}
@@ -67,6 +86,7 @@ table inet {TABLE} {{
         gobgp = ports::GOBGP,
         dns = ports::NODE_DNS_ADDRESS,
         kubelet = ports::KUBELET,
+        bgp = ports::BGP,
     ))
 }
 
@@ -146,7 +166,8 @@ description = "CoreDNS"
         assert!(text.contains("policy drop"));
         let open: Vec<&str> = text
             .lines()
-            .filter(|line| line.contains("dport") && line.contains("accept") && !line.contains("iifname"))
+            .filter(|line| line.contains("dport") && line.contains("accept"))
+            .filter(|line| !line.contains("iifname") && !line.contains("@members"))
             .collect();
         assert_eq!(open.len(), 2, "DHCP alone: {open:?}");
     }

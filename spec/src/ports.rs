@@ -24,6 +24,8 @@ pub const NODE_PORT_FIRST: u16 = 30000;
 pub const NODE_PORT_LAST: u16 = 32767;
 /// Address of the node-local DNS cache, which kubelet's clusterDNS names.
 pub const NODE_DNS_ADDRESS: std::net::Ipv4Addr = std::net::Ipv4Addr::new(169, 254, 20, 10);
+/// BGP between kube-routers (RFC 4271).
+pub const BGP: u16 = 179;
 /// GoBGP's unauthenticated interface, which kube-router 2.1 opens on the node's address: the firewall
 /// drops it for everyone.
 pub const GOBGP: u16 = 50051;

@@ -1,0 +1,121 @@
+//! Tells the host firewall which addresses are the cluster's machines: kube-router's BGP and tunnels
+//! are let in from them alone. The image's ruleset is the same in every cluster, so its sets start
+//! empty.
+
+use crate::api::{Api, ApiError};
+use crate::facts;
+use crate::machine::say;
+use crate::nft;
+use crate::nodes::{self, Nodes};
+use spec::cluster::Cluster;
+use spec::firewall::{MEMBERS, MEMBERS6, TABLE};
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// Between two fillings: when the ruleset is loaded again, its sets are empty again.
+const PERIOD: Duration = Duration::from_secs(60);
+/// The ruleset may be loaded a few seconds after the agent's start.
+const TRIES: u32 = 5;
+const RETRY: Duration = Duration::from_secs(2);
+
+/// The machines' static addresses.
+pub fn from_definition(cluster: &Cluster) -> BTreeSet<IpAddr> {
+    cluster.machines.iter().filter_map(|machine| facts::address(machine.network.address.as_deref()?)).collect()
+}
+
+/// Fills the sets with exactly these. Fails until the firewall's ruleset is loaded.
+pub async fn fill(members: &BTreeSet<IpAddr>) -> io::Result<()> {
+    nft::run(script(members)).await
+}
+
+/// Keeps the sets filled with the definition's addresses and those of the Node objects, until the API
+/// wants the list read anew.
+pub async fn keep(api: &Api, cluster: &Cluster) -> Result<(), ApiError> {
+    let listed = from_definition(cluster);
+    nodes::follow(api, PERIOD, async |nodes| {
+        let members = with_nodes(&listed, nodes);
+        for _ in 0..TRIES {
+            match fill(&members).await {
+                Ok(()) => return,
+                Err(error) => say(format!("firewall: the cluster's machines: {error}")),
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    })
+    .await
+}
+
+fn with_nodes(listed: &BTreeSet<IpAddr>, nodes: &Nodes) -> BTreeSet<IpAddr> {
+    listed.iter().copied().chain(nodes.values().flat_map(|node| node.addresses.iter().copied())).collect()
+}
+
+/// What nft(8) is told; it does all of it at once, so that no member is ever missing for a moment.
+pub fn script(members: &BTreeSet<IpAddr>) -> String {
+    let mut script = String::new();
+    for (set, of_family) in [(MEMBERS, IpAddr::is_ipv4 as fn(&IpAddr) -> bool), (MEMBERS6, IpAddr::is_ipv6)] {
+        let elements: Vec<String> =
+            members.iter().filter(|address| of_family(address)).map(ToString::to_string).collect();
+        // Writing to a String cannot fail.
+        let _ = writeln!(script, "flush set inet {TABLE} {set}");
+        if !elements.is_empty() {
+            let _ = writeln!(script, "add element inet {TABLE} {set} {{ {} }}", elements.join(", "));
+        }
+    }
+    script
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::netlink::tests::in_a_namespace;
+    use crate::nft::tests::run_here;
+    use crate::nodes::tests::node;
+
+    fn members(texts: &[&str]) -> BTreeSet<IpAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn members_are_the_definitions_and_the_nodes() {
+        let cluster: Cluster = toml::from_str(
+            "name = \"demo\"\n[[machine]]\nname = \"m1\"\nrole = \"master\"\nnetwork = { address = \"192.0.2.1/24\" }\n\
+             [[machine]]\nname = \"n1\"\nrole = \"node\"\n",
+        )
+        .unwrap();
+        let nodes = Nodes::from([
+            ("m1".to_string(), node(&["192.0.2.1"], &[])),
+            ("n1".into(), node(&["192.0.2.7", "fd00::7"], &[])),
+        ]);
+        assert_eq!(with_nodes(&from_definition(&cluster), &nodes), members(&["192.0.2.1", "192.0.2.7", "fd00::7"]));
+    }
+
+    #[test]
+    fn the_script_replaces_both_sets() {
+        assert_eq!(
+            script(&members(&["192.0.2.2", "192.0.2.1"])),
+            "flush set inet imgbuild members\nadd element inet imgbuild members { 192.0.2.1, 192.0.2.2 }\n\
+             flush set inet imgbuild members6\n"
+        );
+    }
+
+    #[test]
+    fn nft_takes_the_script_twice_and_for_thousands() {
+        if !in_a_namespace("members::tests::nft_takes_the_script_twice_and_for_thousands") {
+            return;
+        }
+        let sets = format!(
+            "table inet {TABLE} {{ set {MEMBERS} {{ type ipv4_addr; }}; set {MEMBERS6} {{ type ipv6_addr; }}; }}"
+        );
+        let Some(result) = run_here(&sets) else { return };
+        result.unwrap();
+        let many: BTreeSet<IpAddr> = (0..5000u32).map(|number| IpAddr::V4((0xc000_0200 + number).into())).collect();
+        for members in [&members(&["192.0.2.1", "fd00::1"]), &members(&["192.0.2.1"]), &many, &members(&[])] {
+            run_here(&script(members)).unwrap().unwrap();
+        }
+        assert!(run_here("flush set inet imgbuild nothing").unwrap().is_err());
+    }
+}
