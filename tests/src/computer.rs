@@ -294,7 +294,7 @@ impl<'lab> Computer<'lab> {
     }
 
     /// UIDs of the cluster's node objects: the same as long as the nodes are.
-    pub fn node_uid(&self) -> Result<String> {
+    pub fn node_uids(&self) -> Result<String> {
         self.kubectl(&["get", "nodes", "-o", "jsonpath={.items[*].metadata.uid}"])
     }
 }
