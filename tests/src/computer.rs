@@ -4,11 +4,13 @@ use crate::lab::kubectl;
 use crate::patience::until_it_works;
 use crate::run::run;
 use crate::{Failure, ImageDir, Lab, Result, StoryCluster, http, manifests};
-use qemu::{Disk, Firmware, Machine, Nic, Patience, Pattern, Running, StartOptions, start};
+use qemu::{Disk, Firmware, Gateway, Machine, Nic, Patience, Pattern, Running, StartOptions, start};
 use serde_json::json;
 use spec::layout::Partition;
 use spec::ports;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Bytes of a machine's disk.
@@ -35,6 +37,8 @@ pub struct Computer<'lab> {
     folder: PathBuf,
     kubeconfig: PathBuf,
     patience: Patience,
+    /// Where the host finds it: behind this gateway, or (`None`) in QEMU's own network.
+    behind: Option<(Arc<Gateway>, Ipv4Addr)>,
     running: Option<Running>,
 }
 
@@ -59,7 +63,8 @@ impl<'lab> Computer<'lab> {
         machine.disks.push(Disk { ignore_flush: true, ..Disk::new(disk) });
         machine.nics.push(Nic::user(&FORWARDED));
         let kubeconfig = image.cluster_dir.join("admin.kubeconfig");
-        Ok(Computer { lab, machine, folder, kubeconfig, patience: Patience::new(accelerator), running: None })
+        let patience = Patience::new(accelerator);
+        Ok(Computer { lab, machine, folder, kubeconfig, patience, behind: None, running: None })
     }
 
     /// The virtual hardware, to be changed while it is off.
@@ -84,10 +89,31 @@ impl<'lab> Computer<'lab> {
         file.set_len(size).map_err(Failure::file(path, "set the size of"))
     }
 
+    /// Makes the disk what it is on delivery; while it is off. The seed is the image's own again.
+    pub fn reimage(&mut self, image: &ImageDir) -> Result {
+        Ok(qemu::disk::copy_grown(&image.disk, self.disk(), DISK_SIZE)?)
+    }
+
+    /// Makes this its only card, at `address` behind the gateway; while it is off. It shares the host
+    /// with others then, and has one processor.
+    pub(crate) fn plug_in(&mut self, card: Nic, address: Ipv4Addr, gateway: Arc<Gateway>) {
+        self.machine.nics = vec![card];
+        self.machine.cpus = 1;
+        self.behind = Some((gateway, address));
+    }
+
     /// Makes it a master of another cluster; while it is off.
     pub fn take_seed(&mut self, cluster: &StoryCluster, machine: Option<&str>) -> Result {
-        let files = cluster.master_seed(machine)?;
-        seed::write_path(self.disk(), Partition::Seed.offset(), &files)
+        self.write_seed(cluster, &cluster.master_seed(machine)?)
+    }
+
+    /// Makes it this node of another cluster; while it is off.
+    pub fn take_node_seed(&mut self, cluster: &StoryCluster, machine: &str) -> Result {
+        self.write_seed(cluster, &cluster.node_seed(machine)?)
+    }
+
+    fn write_seed(&mut self, cluster: &StoryCluster, files: &seed::Files) -> Result {
+        seed::write_path(self.disk(), Partition::Seed.offset(), files)
             .map_err(|error| Failure::Unexpected(format!("the seed: {error}")))?;
         self.kubeconfig = cluster.kubeconfig();
         Ok(())
@@ -98,6 +124,14 @@ impl<'lab> Computer<'lab> {
         let options = StartOptions { programs: &programs, folder: &self.folder, observer: None };
         self.running = Some(start(&self.machine, options)?);
         Ok(())
+    }
+
+    pub fn is_on(&self) -> bool {
+        self.running.is_some()
+    }
+
+    pub(crate) fn patience(&self) -> Patience {
+        self.patience
     }
 
     fn running(&self) -> Result<&Running> {
@@ -154,7 +188,7 @@ impl<'lab> Computer<'lab> {
     }
 
     /// A machine that went off by itself, or whose boot failed, will not answer any more.
-    fn still_on(&self) -> Result {
+    pub(crate) fn still_on(&self) -> Result {
         let running = self.running()?;
         running.qmp().status()?;
         match running.console().text().lines().find(|line| line.contains(STAGE_FAILED)) {
@@ -184,7 +218,7 @@ impl<'lab> Computer<'lab> {
 
     /// The certificate names the machine, not the host's loopback that leads to it.
     fn kubectl_within(&self, arguments: &[&str], input: &str, within: Duration) -> Result<String> {
-        let port = self.running()?.forwarded_port(ports::KUBE_APISERVER)?;
+        let port = self.host_port(ports::KUBE_APISERVER)?;
         let mut command = kubectl()?;
         command.arg("--kubeconfig").arg(&self.kubeconfig);
         command.args([format!("--server=https://127.0.0.1:{port}"), "--tls-server-name=kubernetes".into()]);
@@ -192,14 +226,23 @@ impl<'lab> Computer<'lab> {
         run(command, input, within)?.ok()
     }
 
+    /// The host's port (on 127.0.0.1) that leads to this TCP port of the machine, which is on.
+    pub fn host_port(&self, port: u16) -> Result<u16> {
+        let running = self.running()?;
+        Ok(match &self.behind {
+            Some((gateway, address)) => gateway.port(*address, port)?,
+            None => running.forwarded_port(port)?,
+        })
+    }
+
     /// Tries again until it works: for what a program does some time after it has said that it is ready.
     pub fn eventually<T>(&self, what: &str, attempt: impl FnMut() -> Result<T>) -> Result<T> {
         until_it_works(what, self.patience.seconds(ANSWER_SECONDS), attempt)
     }
 
-    /// Gets a page from a forwarded port of the machine, as soon as something answers there.
+    /// Gets a page from a port of the machine (alone in QEMU's network: one of those that are forwarded), as soon as something answers there.
     pub fn http_get(&self, port: u16, path: &str) -> Result<String> {
-        let host_port = self.running()?.forwarded_port(port)?;
+        let host_port = self.host_port(port)?;
         let within = self.patience.seconds(ANSWER_SECONDS);
         until_it_works(&format!("an answer on port {port}"), within, || http::get(host_port, path, within))
     }
@@ -250,8 +293,8 @@ impl<'lab> Computer<'lab> {
         Ok(bytes[header..].chunks(3).filter(|pixel| pixel.iter().any(|&byte| byte > 0)).count())
     }
 
-    /// UID of the one node's object: the same as long as the node is.
-    pub fn node_uid(&self) -> Result<String> {
+    /// UIDs of the cluster's node objects: the same as long as the nodes are.
+    pub fn node_uids(&self) -> Result<String> {
         self.kubectl(&["get", "nodes", "-o", "jsonpath={.items[*].metadata.uid}"])
     }
 }

@@ -1,7 +1,8 @@
 //! Where a story happens: images, tools, accelerator and the story's folder.
 
-use crate::{Computer, Failure, Result, slots};
+use crate::{Computer, Failure, Network, Result, slots};
 use images::tools::ToolsRoot;
+use imgbuild::cluster::{DEFINITION_FILE, NewCluster, create};
 use imgbuild::profile::Profile;
 use imgbuild::progress::{Mode, Progress};
 use imgbuild::project::Project;
@@ -9,6 +10,7 @@ use imgbuild::request::{BuildRequest, Context};
 use imgbuild::tools::Tools;
 use qemu::accelerator::{Probed, probe};
 use qemu::{Accelerator, Patience};
+use spec::cluster::Role;
 use spec::layout::Partition;
 use spec::seed::{Machine, files};
 use std::collections::BTreeMap;
@@ -86,6 +88,11 @@ impl Lab {
         Computer::new(self, name, image)
     }
 
+    /// A network for several machines, which the host reaches; one for a story.
+    pub fn network(&self) -> Result<Network<'_>> {
+        Network::new(self)
+    }
+
     /// A program of the tools root or of the host, by its name.
     pub fn program(&self, name: &str) -> Command {
         let folders = ["/usr/bin", "/usr/sbin"].map(|folder| format!("{folder}/{name}"));
@@ -140,8 +147,12 @@ pub fn image(name: &str) -> Result<ImageDir> {
     let _turn = slots::turn("images")?;
     let profile = profile(&context, name)?;
     let folder = context.project.out(name);
-    let cluster_dir = context.project.cluster(imgbuild::cluster::DEFAULT);
-    build_profile(context, profile, &folder)?;
+    let cluster = match profile.role().map_err(Failure::builder)? {
+        Role::Master => imgbuild::cluster::DEFAULT,
+        Role::Node => cluster_with_a_node(&context)?,
+    };
+    let cluster_dir = context.project.cluster(cluster);
+    build_profile(context, profile, &folder, cluster)?;
     let image = ImageDir {
         disk: folder.join(imgbuild::pipeline::DISK_FILE),
         manifest: folder.join(imgbuild::pipeline::MANIFEST_FILE),
@@ -156,12 +167,25 @@ pub fn image(name: &str) -> Result<ImageDir> {
 pub fn build(profiles: &[String], out: &Path) -> Result {
     let context = context()?;
     let profile = Profile::load(&context.project, profiles).map_err(Failure::builder)?;
-    build_profile(context, profile, out)
+    build_profile(context, profile, out, imgbuild::cluster::DEFAULT)
 }
 
-fn build_profile(context: Context, profile: Profile, out: &Path) -> Result {
-    let cluster = imgbuild::cluster::DEFAULT.into();
-    let request = BuildRequest { context, profile, out: out.into(), cluster, machine: None };
+/// A node's image is built for a cluster that has a node; a story writes the seed of its own over it.
+fn cluster_with_a_node(context: &Context) -> Result<&'static str> {
+    const NAME: &str = "with-a-node";
+    const MACHINES: &str =
+        "[[machine]]\nname = \"master\"\nrole = \"master\"\n[[machine]]\nname = \"node\"\nrole = \"node\"\n";
+    let folder = context.project.cluster(NAME);
+    if !folder.exists() {
+        create(&context.project, &NewCluster::single(NAME), OffsetDateTime::now_utc()).map_err(Failure::builder)?;
+    }
+    let path = folder.join(DEFINITION_FILE);
+    std::fs::write(&path, format!("name = {NAME:?}\n{MACHINES}")).map_err(Failure::file(&path, "write"))?;
+    Ok(NAME)
+}
+
+fn build_profile(context: Context, profile: Profile, out: &Path, cluster: &str) -> Result {
+    let request = BuildRequest { context, profile, out: out.into(), cluster: cluster.into(), machine: None };
     imgbuild::pipeline::build(&request).map_err(Failure::builder)
 }
 

@@ -1,6 +1,7 @@
 //! Stories: what the appliance does on a whole machine, told in 5 to 20 lines each in `tests/`. This
 //! library is their language: a [`story()`] gets a [`Lab`], the lab finds images and sets up a
-//! [`Computer`], and the computer is switched on and off, watched and talked to.
+//! [`Computer`], and the computer is switched on and off, watched and talked to. The machines of a
+//! cluster stand in a [`Room`], on a [`Network`] of their own.
 //!
 //! A story that fails leaves its folder, `target/stories/NAME` (or below IMGBUILD_STORIES): the
 //! reason in one line, consoles, QMP transcripts and disks. One that succeeds leaves nothing.
@@ -12,8 +13,10 @@ mod computer;
 mod failure;
 mod http;
 mod lab;
+mod network;
 mod patience;
 mod power_cut;
+mod room;
 mod run;
 mod slots;
 mod state;
@@ -27,14 +30,18 @@ pub use cluster::StoryCluster;
 pub use computer::Computer;
 pub use failure::{Failure, Result, expect};
 pub use lab::{ImageDir, Lab, agent, build, program, workspace};
+pub use network::Network;
 pub use power_cut::{Recording, Sample};
+pub use room::Room;
 pub use run::{Outcome, run};
 pub use state::StatePartition;
 pub use story::{scratch_lab, story, story_with_machines};
 
 /// The image that most stories boot: master, cloud kernel, agnhost baked in.
 pub const MASTER: &str = "master-vm-story";
-/// The same with the kernel of real racks.
+/// A node of the same kind.
+pub const NODE: &str = "node-vm-story";
+/// The same master with the kernel of real racks.
 pub const RACK_MASTER: &str = "master-story";
 /// A master with services that cannot work.
 pub const BROKEN: &str = "master-vm-broken";

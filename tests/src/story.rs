@@ -27,7 +27,8 @@ pub fn scratch_lab<T>(name: &str, measure: impl FnOnce(&Lab) -> Result<T>) -> Re
     outcome
 }
 
-/// Tells a story in which this many machines run at once.
+/// Tells a story in which this many machines run at once. With more than there are slots it has the host
+/// to itself: its machines idle more than they compute.
 pub fn story_with_machines(name: &str, machines: usize, tell: impl FnOnce(&Lab) -> Result) {
     let folder = stories_folder().join(name);
     let told = catch_unwind(AssertUnwindSafe(|| {

@@ -12,12 +12,12 @@ fn a_machine_switched_off_and_on_is_the_same_node_with_the_same_data() {
         master.apply(&web())?;
         master.wait_for("pod/web", "condition=Ready", 300)?;
         master.kubectl(&["create", "configmap", "kept", "--from-literal=word=snow"])?;
-        let before = master.node_uid()?;
+        let before = master.node_uids()?;
 
         master.power_button()?;
         master.power_on()?;
         master.wait_ready()?;
-        let after = master.node_uid()?;
+        let after = master.node_uids()?;
         expect(after == before, &format!("the node's UID {before}"), after)?;
         let word = master.kubectl(&["get", "configmap", "kept", "-o", "jsonpath={.data.word}"])?;
         expect(word == "snow", "the ConfigMap as it was written", word)?;
@@ -32,12 +32,12 @@ fn ctrl_alt_delete_restarts_the_machine_cleanly() {
         let mut master = lab.machine("m1", &lab.image(MASTER)?)?;
         master.power_on()?;
         master.wait_ready()?;
-        let before = master.node_uid()?;
+        let before = master.node_uids()?;
         master.ctrl_alt_delete()?;
         master.wait_for_event("RESET", 180)?;
         master.wait_for_console("stage services", 180)?;
         master.wait_ready()?;
-        let after = master.node_uid()?;
+        let after = master.node_uids()?;
         expect(after == before, &format!("the node's UID {before}"), after)
     });
 }

@@ -1,0 +1,241 @@
+//! The machines of a cluster on one network: masters m1, m2, ... at 10.0.2.11, ... and nodes n1, n2, ...
+//! at 10.0.2.21, ..., each with the seed that binds it to its name.
+
+use crate::patience::until_it_works;
+use crate::{Computer, Failure, ImageDir, Lab, MASTER, NODE, Network, Result, StoryCluster, expect};
+use qemu::gateway;
+use spec::cluster::Role;
+use std::fmt::Write;
+use std::net::Ipv4Addr;
+use std::time::Instant;
+
+/// The last bytes of the addresses before the first master's and the first node's.
+const BEFORE_MASTERS: u8 = 10;
+const BEFORE_NODES: u8 = 20;
+
+// Deadlines in seconds. Four machines share two processors, and a cluster forms before a node is Ready.
+const READY_SECONDS: u64 = 1200;
+const POWER_ON_READY_SECONDS: u64 = 900;
+
+/// How init says that this machine's node object is Ready (init/src/service/view.rs).
+const IS_READY: &str = " is Ready";
+/// A line for each node: its name and whether it is Ready.
+const NODE_LINES: &str =
+    r#"jsonpath={range .items[*]}{.metadata.name} {.status.conditions[?(@.type=="Ready")].status}{"\n"}{end}"#;
+
+/// A cluster's machines, all off at first.
+#[derive(Debug)]
+pub struct Room<'lab> {
+    cluster: StoryCluster,
+    places: Vec<Place>,
+    /// In the order of the places.
+    machines: Vec<Computer<'lab>>,
+    network: Network<'lab>,
+    images: Images,
+}
+
+/// The images by role.
+#[derive(Debug)]
+struct Images {
+    master: ImageDir,
+    /// As long as there is a node.
+    node: Option<ImageDir>,
+}
+
+impl Images {
+    fn of(&self, place: &Place) -> Result<&ImageDir> {
+        match place.role {
+            Role::Master => Ok(&self.master),
+            Role::Node => self.node.as_ref().ok_or_else(|| Failure::Missing("the room has no node's image".into())),
+        }
+    }
+}
+
+/// Who stands where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Place {
+    name: String,
+    role: Role,
+    address: Ipv4Addr,
+}
+
+impl<'lab> Room<'lab> {
+    /// A cluster of so many masters (1, 3 or 5) and nodes.
+    pub fn new(lab: &'lab Lab, masters: u8, nodes: u8) -> Result<Room<'lab>> {
+        let places = places(masters, nodes);
+        let cluster = StoryCluster::new(lab, &definition(&places))?;
+        let node = if nodes > 0 { Some(lab.image(NODE)?) } else { None };
+        let images = Images { master: lab.image(MASTER)?, node };
+        let network = lab.network()?;
+        let machine = |place: &Place| network.machine(&place.name, images.of(place)?, place.address);
+        let machines = places.iter().map(machine).collect::<Result<Vec<_>>>()?;
+        let mut room = Room { cluster, places, machines, network, images };
+        for index in 0..room.places.len() {
+            room.seed(index)?;
+        }
+        Ok(room)
+    }
+
+    /// Gives a machine the seed of its name.
+    fn seed(&mut self, index: usize) -> Result {
+        let (place, machine) = (&self.places[index], &mut self.machines[index]);
+        match place.role {
+            Role::Master => machine.take_seed(&self.cluster, Some(&place.name)),
+            Role::Node => machine.take_node_seed(&self.cluster, &place.name),
+        }
+    }
+
+    /// What they are plugged into.
+    pub fn network(&self) -> &Network<'lab> {
+        &self.network
+    }
+
+    fn index(&self, name: &str) -> Result<usize> {
+        let found = self.places.iter().position(|place| place.name == name);
+        found.ok_or_else(|| Failure::Unexpected(format!("there is no machine {name} in the room")))
+    }
+
+    /// One machine, to talk to.
+    pub fn machine(&self, name: &str) -> Result<&Computer<'lab>> {
+        Ok(&self.machines[self.index(name)?])
+    }
+
+    /// One machine, to switch and to change.
+    pub fn machine_mut(&mut self, name: &str) -> Result<&mut Computer<'lab>> {
+        let index = self.index(name)?;
+        Ok(&mut self.machines[index])
+    }
+
+    /// Switches on all that are off, at the same moment.
+    pub fn power_on_all(&mut self) -> Result {
+        std::thread::scope(|scope| {
+            let off = self.machines.iter_mut().filter(|machine| !machine.is_on());
+            let threads: Vec<_> = off.map(|machine| scope.spawn(|| machine.power_on())).collect();
+            let panicked = |_| Failure::Unexpected("the thread of a power switch panicked".into());
+            threads.into_iter().try_for_each(|thread| thread.join().map_err(panicked)?)
+        })
+    }
+
+    /// Switches one on and waits until it says that its own node is Ready.
+    pub fn power_on_to_ready(&mut self, name: &str) -> Result {
+        let machine = self.machine_mut(name)?;
+        machine.power_on()?;
+        machine.wait_for_console(format!("node {name}{IS_READY}"), POWER_ON_READY_SECONDS).map(drop)
+    }
+
+    /// Makes a machine that is off a new one with the same seed: whatever it knew is gone.
+    pub fn wipe(&mut self, name: &str) -> Result {
+        let index = self.index(name)?;
+        self.machines[index].reimage(self.images.of(&self.places[index])?)?;
+        self.seed(index)
+    }
+
+    /// Masters that are on.
+    fn masters(&self) -> impl Iterator<Item = &Computer<'lab>> {
+        let all = self.places.iter().zip(&self.machines);
+        all.filter(|(place, machine)| place.role == Role::Master && machine.is_on()).map(|(_, machine)| machine)
+    }
+
+    /// Runs kubectl by way of one machine's API server.
+    pub fn kubectl_via(&self, name: &str, arguments: &[&str]) -> Result<String> {
+        self.machine(name)?.kubectl(arguments)
+    }
+
+    /// Waits until exactly this many nodes are Ready, by whichever master answers.
+    pub fn wait_ready(&self, count: usize) -> Result {
+        let Some(patience) = self.masters().next().map(Computer::patience) else {
+            return Err(Failure::Unexpected("no master is on".into()));
+        };
+        until_it_works(&format!("{count} Ready nodes"), patience.seconds(READY_SECONDS), || {
+            self.machines.iter().filter(|machine| machine.is_on()).try_for_each(Computer::still_on)?;
+            let mut last = Failure::Unexpected("no master is on".into());
+            for master in self.masters() {
+                match master.kubectl(&["get", "nodes", "-o", NODE_LINES]) {
+                    Ok(lines) => return expect(ready(&lines) == count, &format!("{count} Ready nodes"), lines.trim()),
+                    Err(failure) => last = failure,
+                }
+            }
+            Err(last)
+        })
+    }
+
+    /// Switches all on at once and waits until all are Ready; returns the seconds that took.
+    pub fn power_on_all_to_ready(&mut self) -> Result<u64> {
+        let started = Instant::now();
+        self.power_on_all()?;
+        self.wait_ready(self.machines.len())?;
+        Ok(started.elapsed().as_secs())
+    }
+}
+
+fn ready(lines: &str) -> usize {
+    lines.lines().filter(|line| line.ends_with(" True")).count()
+}
+
+fn places(masters: u8, nodes: u8) -> Vec<Place> {
+    let [a, b, c, _] = gateway::ADDRESS.octets();
+    let place = |role, prefix, before: u8| {
+        move |number: u8| Place {
+            name: format!("{prefix}{number}"),
+            role,
+            address: Ipv4Addr::new(a, b, c, before + number),
+        }
+    };
+    let masters = (1..=masters).map(place(Role::Master, 'm', BEFORE_MASTERS));
+    masters.chain((1..=nodes).map(place(Role::Node, 'n', BEFORE_NODES))).collect()
+}
+
+/// The machines' part of a cluster definition.
+fn definition(places: &[Place]) -> String {
+    let mut text = String::new();
+    for Place { name, role, address } in places {
+        let (role, mac) = (role.name(), qemu::network::default_mac(name, 0));
+        let (prefix, gateway, dns) = (gateway::PREFIX_LENGTH, gateway::ADDRESS, gateway::DNS);
+        // Writing to a String cannot fail.
+        let _ = write!(
+            text,
+            r#"
+[[machine]]
+name = "{name}"
+role = "{role}"
+mac = "{mac}"
+network = {{ address = "{address}/{prefix}", gateway = "{gateway}", dns = ["{dns}"] }}
+"#
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use imgbuild::cluster::{DEFINITION_FILE, Definition, NewCluster, create};
+    use imgbuild::project::Project;
+    use time::OffsetDateTime;
+
+    #[test]
+    fn machines_stand_where_their_names_say() {
+        let places = places(3, 1);
+        let found: Vec<_> = places.iter().map(|place| format!("{} {}", place.name, place.address)).collect();
+        assert_eq!(found, ["m1 10.0.2.11", "m2 10.0.2.12", "m3 10.0.2.13", "n1 10.0.2.21"]);
+    }
+
+    #[test]
+    fn the_builder_finds_the_definition_sound() {
+        let folder = tempfile::tempdir().unwrap();
+        let work = folder.path().to_owned();
+        let project = Project { root: work.clone(), cache: work.join("cache"), work };
+        let now = OffsetDateTime::now_utc();
+        let cluster = create(&project, &NewCluster::single("lab"), now).unwrap();
+        let text = format!("name = \"lab\"\n{}", definition(&places(3, 2)));
+        std::fs::write(cluster.join(DEFINITION_FILE), text).unwrap();
+        let findings = Definition::read(&cluster, "lab").unwrap().check(now);
+        assert!(findings.problems.is_empty() && findings.warnings.is_empty(), "{findings:?}");
+    }
+
+    #[test]
+    fn only_nodes_that_are_ready_count() {
+        assert_eq!(ready("m1 True\nm2 Unknown\nn1 True\nn2 \n"), 2);
+        assert_eq!(ready(""), 0);
+    }
+}
