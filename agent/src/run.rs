@@ -2,15 +2,19 @@
 //! configurations) comes before anything that waits for others.
 
 use crate::api::Api;
+use crate::balancer::Balancer;
 use crate::clock::{self, Round};
 use crate::facts::Facts;
 use crate::machine::{Status, ask_init, notify_ready, say};
 use crate::peers::Peers;
 use crate::server::{self, Answer, Caller};
-use crate::{approval, certificates, etcd, http, join, link_address, manifests, node, render};
+use crate::{
+    approval, certificates, etcd, http, join, link_address, manifests, members, node, render, routes, vip,
+};
 use hyper::{Method, StatusCode};
 use rustix::fs::inotify;
 use spec::agent::{AgentStatus, VERSION, organization, path};
+use spec::cluster::{Machine, NetworkChoice, Role};
 use spec::status::{NodeStatus, Request, Response};
 use spec::{paths, ports};
 use std::mem::MaybeUninit;
@@ -136,10 +140,12 @@ async fn master(root: &Path, facts: Rc<Facts>, status: Rc<Status>, clock: Round)
     let clock = clock::keep(&facts, &status, clock, || judge.notify_one());
     let observed = observe(&facts, &api, &status);
     let control = control(root, &facts, &api, &status);
-    let for_ever = async { tokio::join!(member.run(), served, renewal, clock, observed, control) };
+    let virtual_address = hold_virtual_address(&facts, &api);
+    let for_ever = async { tokio::join!(member.run(), served, renewal, clock, observed, control, virtual_address) };
     // With other addresses everything is to be issued and written anew: init starts the agent again.
     tokio::select! {
         moved = other_addresses(root, &facts) => moved,
+        Err(error) = balance(root, &facts) => Err(error),
         _ = for_ever => Ok(()),
     }
 }
@@ -183,6 +189,7 @@ async fn node_machine(root: &Path, facts: Rc<Facts>, status: Rc<Status>, clock: 
     let for_ever = async { tokio::join!(served, clock, renewal, own_node, keep_network(&facts, &api)) };
     tokio::select! {
         moved = other_addresses(root, &facts) => moved,
+        Err(error) = balance(root, &facts) => Err(error),
         _ = for_ever => Ok(()),
     }
 }
@@ -397,9 +404,46 @@ async fn again<F: Future<Output = Result<(), crate::api::ApiError>>>(what: &str,
     }
 }
 
-/// Routes between the machines, for the choice of networks that has none of its own.
+/// What the machines need of each other's addresses: routes to the others' pods for the choice of
+/// networks that has none of its own, and the firewall's list of members.
 async fn keep_network(facts: &Facts, api: &Api) {
-    let _ = (facts, api);
+    if facts.cluster.machines.len() < 2 {
+        return;
+    }
+    let (name, cluster) = (&facts.identity.name, &facts.cluster);
+    let routes = async {
+        if cluster.network == NetworkChoice::KubeProxy {
+            again("routes", || routes::keep(api, name, &cluster.pod_cidr)).await;
+        }
+    };
+    tokio::join!(routes, again("firewall", || members::keep(api, cluster)));
+}
+
+/// The machine's own way to any master's API server, for its programs.
+async fn balance(root: &Path, facts: &Facts) -> Result<(), RunError> {
+    let masters = facts.cluster.machines.iter().filter(|machine| machine.role == Role::Master);
+    let address = |machine: &Machine| crate::facts::address(machine.network.address.as_deref()?);
+    let backends: Vec<SocketAddr> =
+        masters.filter_map(address).map(|address| SocketAddr::new(address, ports::KUBE_APISERVER)).collect();
+    if backends.is_empty() {
+        return Ok(());
+    }
+    let authority = crate::files::read(&crate::facts::under(root, paths::PKI_DIR).join("kubernetes/ca.crt"))?;
+    let balancer = Balancer::new(backends, "kubernetes", http::tls_anonymous(&authority)?);
+    let listener = server::listen((Ipv4Addr::LOCALHOST, ports::API_BALANCER).into()).await;
+    let listener = listener.map_err(|source| RunError::System { what: "opening the balancer's port", source })?;
+    balancer.serve(listener).await;
+    Ok(())
+}
+
+/// Takes part in holding the masters' virtual address, where there is one.
+async fn hold_virtual_address(facts: &Facts, api: &Api) {
+    let Some(address) = facts.cluster.virtual_address.as_deref().and_then(crate::facts::address) else { return };
+    loop {
+        let Err(error) = vip::hold(api, &facts.identity.name, &facts.identity.interface, address).await;
+        say(format!("virtual address {address}: {error}"));
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 /// What the agent answers on its port.

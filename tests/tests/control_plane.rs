@@ -105,7 +105,8 @@ impl Machine {
             self.write(&format!("{}/{name}", paths::SEED_DIR), bytes);
         }
         let cluster = "name = \"demo\"\n[[machine]]\nname = \"m1\"\nrole = \"master\"\nlabels = { cpu = \"high\" }\n\
-                       [[machine]]\nname = \"n1\"\nrole = \"node\"\n";
+                       [[machine]]\nname = \"n1\"\nrole = \"node\"\n\
+                       [[machine]]\nname = \"n2\"\nrole = \"node\"\nmac = \"52:54:00:00:00:01\"\n";
         self.write(&format!("{}/{}", paths::SEED_DIR, seed::files::CLUSTER), cluster);
         let machine = format!("version = 1\ncreated = {}\nmay-form = true\n", now.unix_timestamp());
         self.write(&format!("{}/{}", paths::SEED_DIR, seed::files::MACHINE), machine);
@@ -158,6 +159,9 @@ impl Machine {
         let begin = Instant::now();
         let text = std::fs::read_to_string(self.path(&format!("{}/{name}.toml", paths::SERVICES_DIR))).unwrap();
         let service: Service = toml::from_str(&text).unwrap();
+        self.wait(&format!("what {name} waits for"), |machine| {
+            service.wants_files.iter().all(|path| machine.path(path).exists()).then_some(())
+        });
         let user = match service.user.as_deref() {
             None => "0:0",
             Some("etcd") => "200:200",
@@ -298,7 +302,8 @@ fn every_certificate_satisfies_openssl(machine: &Machine) {
     let pki = machine.path(paths::PKI_DIR);
     let seed = machine.path(paths::SEED_DIR).join("pki");
     let mut count = 0;
-    for (folder, default) in [("kubernetes", "kubernetes"), ("etcd", "etcd"), ("dns", "kubernetes")] {
+    let folders = [("kubernetes", "kubernetes"), ("etcd", "etcd"), ("dns", "kubernetes"), ("machine", "machine")];
+    for (folder, default) in folders {
         for entry in std::fs::read_dir(pki.join(folder)).unwrap().map(Result::unwrap) {
             let name = entry.file_name().into_string().unwrap();
             if !name.ends_with(".crt") || name.ends_with("ca.crt") {
@@ -319,7 +324,7 @@ fn every_certificate_satisfies_openssl(machine: &Machine) {
             count += 1;
         }
     }
-    assert_eq!(count, 13, "certificates that were judged");
+    assert_eq!(count, 14, "certificates that were judged");
 }
 
 fn anonymous_may_only_ask_for_health(machine: &Machine) {
@@ -385,17 +390,22 @@ fn requests_are_judged(machine: &Machine) {
         machine.kubectl(&format!("create -f /tmp/{name}.yaml --as={user} --as-group={group}"));
     };
     let client = "kube-apiserver-client-kubelet";
-    ask("joining", "system:node:n1", "client auth", client, "system:bootstrap:abc", "system:bootstrappers");
-    ask("stealing", "system:node:m1", "client auth", client, "system:bootstrap:abc", "system:bootstrappers");
-    ask("unknown", "system:node:n9", "client auth", client, "system:bootstrap:abc", "system:bootstrappers");
+    let bootstrap = spec::agent::bootstrap_user;
+    ask("joining", "system:node:n1", "client auth", client, &bootstrap("n1"), "system:bootstrappers");
+    ask("stealing", "system:node:n2", "client auth", client, &bootstrap("n1"), "system:bootstrappers");
+    ask("posing", "system:node:m1", "client auth", client, &bootstrap("m1"), "system:bootstrappers");
+    ask("unknown", "system:node:n9", "client auth", client, &bootstrap("n9"), "system:bootstrappers");
     let certificate = machine.wait("the joining node's certificate", |machine| {
         let text = machine.kubectl("get csr joining -o jsonpath={.status.certificate}");
         (!text.is_empty()).then_some(text)
     });
     assert!(certificate.len() > 300);
-    machine.wait("the refusal", |machine| {
-        (machine.kubectl("get csr stealing -o jsonpath={.status.conditions[*].type}") == "Denied").then_some(())
-    });
+    for refused in ["stealing", "posing"] {
+        machine.wait("the refusal", |machine| {
+            let question = format!("get csr {refused} -o jsonpath={{.status.conditions[*].type}}");
+            (machine.kubectl(&question) == "Denied").then_some(())
+        });
+    }
     assert_eq!(machine.kubectl("get csr unknown -o jsonpath={.status.conditions}"), "");
 }
 
