@@ -46,7 +46,9 @@ pub enum JoinError {
     Certificate(#[from] CertificateError),
     #[error(transparent)]
     Http(#[from] HttpError),
-    #[error("this machine's seed holds no join credential: write it with `imgbuild cluster seed CLUSTER --machine NAME`")]
+    #[error(
+        "this machine's seed holds no join credential: write it with `imgbuild cluster seed CLUSTER --machine NAME`"
+    )]
     NoCredential,
     #[error("no master of the cluster definition has an address")]
     NoMaster,
@@ -77,10 +79,9 @@ fn policy(credential: NodeCredential, name: &str) -> (AuthorityName, RequestPoli
             let own = client(name.into(), Some(organization::NODE), LEAF_LIFE);
             (AuthorityName::Machine, RequestPolicy { names: vec![name.into()], usage: Usage::Peer, ..own })
         }
-        NodeCredential::Bootstrap => (
-            AuthorityName::Kubernetes,
-            client(bootstrap_user(name), Some("system:bootstrappers"), BOOTSTRAP_LIFE),
-        ),
+        NodeCredential::Bootstrap => {
+            (AuthorityName::Kubernetes, client(bootstrap_user(name), Some("system:bootstrappers"), BOOTSTRAP_LIFE))
+        }
         NodeCredential::Agent => {
             (AuthorityName::Kubernetes, client(node_agent_user(name), Some(NODE_AGENTS), LEAF_LIFE))
         }
@@ -253,7 +254,9 @@ fn may_ask(facts: &Facts, caller: &Caller, question: &JoinQuestion) -> Result<()
     }
     match facts.cluster.machines.iter().find(|machine| machine.name == caller.name) {
         None => Err(format!("the cluster definition lists no machine {}", caller.name)),
-        Some(machine) if machine.role == Role::Master => Err(format!("{} is a master: masters sign their own", machine.name)),
+        Some(machine) if machine.role == Role::Master => {
+            Err(format!("{} is a master: masters sign their own", machine.name))
+        }
         Some(_) => Ok(()),
     }
 }
@@ -275,7 +278,8 @@ fn sign(
 /// Claims the name for the machine's key in the cluster's own store, where every master sees it:
 /// the second machine with the same credential waits until an operator has deleted the first's node.
 async fn claim(api: &Api, name: &str, question: &JoinQuestion) -> Result<(), String> {
-    let request = question.requests.get(&NodeCredential::Machine).ok_or("the request of the machine's certificate is missing")?;
+    let request =
+        question.requests.get(&NodeCredential::Machine).ok_or("the request of the machine's certificate is missing")?;
     let asked = pki::inspect_request(name, request.as_bytes()).map_err(|error| error.to_string())?;
     let key: String = Sha256::digest(&asked.public_key).iter().map(|byte| format!("{byte:02x}")).collect();
     let unknown = |error: ApiError| format!("the cluster's API does not answer yet: {error}");
@@ -316,11 +320,8 @@ enum Claim {
 }
 
 fn judge_claim(name: &str, key: &str, record: Option<&Value>, node: bool, now: i64) -> Result<Claim, String> {
-    let taken = || {
-        format!(
-            "{name} has joined with another key: if this machine takes its place, `kubectl delete node {name}`"
-        )
-    };
+    let taken =
+        || format!("{name} has joined with another key: if this machine takes its place, `kubectl delete node {name}`");
     let Some(record) = record else { return if node { Err(taken()) } else { Ok(Claim::New) } };
     let text = |field: &str| record.pointer(&format!("/data/{field}")).and_then(Value::as_str).unwrap_or_default();
     if text("key") == key {

@@ -2,10 +2,10 @@
 //! the phase on the console. On masters everyone's: the definition's labels and taints are put on them.
 
 use crate::api::{Api, ApiError, FIELD_MANAGER};
-use crate::cni;
 use crate::facts::Facts;
 use crate::machine::{Status, say};
 use crate::render::taint;
+use crate::{cni, nft};
 use serde_json::{Value, json};
 use spec::cluster::{Cluster, Machine, NetworkChoice, Role};
 use std::path::Path;
@@ -18,13 +18,13 @@ pub async fn watch(api: &Api, facts: &Facts, root: &Path, status: &Status) -> Re
     let collection = format!("/api/v1/nodes?fieldSelector=metadata.name%3D{}", facts.identity.name);
     let list = api.get(&collection).await?;
     match list.pointer("/items/0") {
-        Some(node) => follow(facts, root, status, node),
+        Some(node) => follow(facts, root, status, node).await,
         None => status.phase("waiting for the kubelet to register the node"),
     }
     let mut watch = api.watch(&collection, version_of(&list)).await?;
     while let Some(event) = watch.next().await? {
         match (event.get("type").and_then(Value::as_str), event.get("object")) {
-            (Some("ADDED" | "MODIFIED"), Some(node)) => follow(facts, root, status, node),
+            (Some("ADDED" | "MODIFIED"), Some(node)) => follow(facts, root, status, node).await,
             (Some("DELETED"), _) => status.update(|status| status.ready = false),
             (Some("ERROR"), _) => break,
             _ => {}
@@ -61,11 +61,16 @@ fn version_of(list: &Value) -> &str {
     list.pointer("/metadata/resourceVersion").and_then(Value::as_str).unwrap_or_default()
 }
 
-fn follow(facts: &Facts, root: &Path, status: &Status, node: &Value) {
+async fn follow(facts: &Facts, root: &Path, status: &Status, node: &Value) {
     let cidrs = pod_cidrs(node);
     if !cidrs.is_empty() && facts.cluster.network == NetworkChoice::KubeProxy {
         match cni::write(root, &cidrs) {
-            Ok(true) => say(format!("pod network: {}", cidrs.join(", "))),
+            Ok(true) => {
+                say(format!("pod network: {}", cidrs.join(", ")));
+                if let Err(error) = nft::run(cni::masquerade(&cidrs, &facts.cluster.pod_cidr)).await {
+                    say(format!("pod network: masquerading: {error}"));
+                }
+            }
             Ok(false) => {}
             Err(error) => say(format!("pod network: {error}")),
         }

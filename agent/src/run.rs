@@ -8,9 +8,7 @@ use crate::facts::Facts;
 use crate::machine::{Status, ask_init, notify_ready, say};
 use crate::peers::Peers;
 use crate::server::{self, Answer, Caller};
-use crate::{
-    approval, certificates, etcd, http, join, link_address, manifests, members, node, render, routes, vip,
-};
+use crate::{approval, certificates, etcd, http, join, link_address, manifests, members, node, render, routes, vip};
 use hyper::{Method, StatusCode};
 use rustix::fs::inotify;
 use spec::agent::{AgentStatus, VERSION, organization, path};

@@ -324,13 +324,22 @@ impl Init {
             services.insert((*name).to_owned(), (service, Unit::default()));
         }
         let bind = |path: &str| machine.path(path);
-        let notify = UnixDatagram::bind(bind(paths::NOTIFY_SOCKET)).map_err(Failure::file(bind(paths::NOTIFY_SOCKET), "make"))?;
+        let notify = UnixDatagram::bind(bind(paths::NOTIFY_SOCKET))
+            .map_err(Failure::file(bind(paths::NOTIFY_SOCKET), "make"))?;
         set_mode(&bind(paths::NOTIFY_SOCKET), 0o666)?;
         notify.set_nonblocking(true).map_err(Failure::file("notify", "set up"))?;
-        let listener = UnixListener::bind(bind(paths::INIT_SOCKET)).map_err(Failure::file(bind(paths::INIT_SOCKET), "make"))?;
+        let listener =
+            UnixListener::bind(bind(paths::INIT_SOCKET)).map_err(Failure::file(bind(paths::INIT_SOCKET), "make"))?;
         listener.set_nonblocking(true).map_err(Failure::file("init.sock", "set up"))?;
         let (wanted, stop) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
-        let init = Init { root: root.clone(), holder: machine.holder.id(), notify, services, wanted: wanted.clone(), stop: stop.clone() };
+        let init = Init {
+            root: root.clone(),
+            holder: machine.holder.id(),
+            notify,
+            services,
+            wanted: wanted.clone(),
+            stop: stop.clone(),
+        };
         let ended = stop.clone();
         let seed = machine.path("/seed");
         let threads = vec![
@@ -372,7 +381,8 @@ impl Init {
         let may = service.after.iter().all(ready)
             && service.wants_files.iter().all(|path| file(path).exists())
             && unit.again.is_none_or(|again| Instant::now() >= again);
-        let became = matches!(&service.ready, Ready::File(path) if file(path).exists()) || service.ready == Ready::Started;
+        let became =
+            matches!(&service.ready, Ready::File(path) if file(path).exists()) || service.ready == Ready::Started;
         let Some((service, unit)) = self.services.get_mut(name) else { return };
         match unit.process.as_mut().map(Child::try_wait) {
             Some(Ok(None)) => unit.ready |= became,
@@ -400,9 +410,10 @@ impl Init {
         while let Ok((length, _)) = self.notify.recv_from(&mut buffer) {
             let text = String::from_utf8_lossy(&buffer[..length]);
             if text.lines().any(|line| line == "READY=1") {
-                let waits = self.services.values_mut().find(|(service, unit)| {
-                    service.ready == Ready::Notify && unit.process.is_some() && !unit.ready
-                });
+                let waits = self
+                    .services
+                    .values_mut()
+                    .find(|(service, unit)| service.ready == Ready::Notify && unit.process.is_some() && !unit.ready);
                 waits.into_iter().for_each(|(_, unit)| unit.ready = true);
             }
         }
@@ -519,7 +530,8 @@ fn put(path: &Path, content: impl AsRef<[u8]>) -> Result {
 }
 
 fn set_mode(path: &Path, mode: u32) -> Result {
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(Failure::file(path, "set the mode of"))
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+        .map_err(Failure::file(path, "set the mode of"))
 }
 
 fn copy_tree(from: &Path, to: &Path) -> Result {

@@ -6,6 +6,7 @@ use crate::grpc::{self, GrpcError};
 use crate::http::{self, Connection, HttpError};
 use prost::Message;
 use spec::{paths, ports};
+use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -125,6 +126,8 @@ struct Update {
 /// etcd as the API server's client certificate lets the agent in.
 pub struct Client {
     tls: Arc<ClientConfig>,
+    /// To the member of this machine, which is asked every few seconds.
+    own: RefCell<Option<Connection>>,
 }
 
 impl Client {
@@ -135,12 +138,19 @@ impl Client {
     pub fn new(root: &Path) -> Result<Client, ClientError> {
         let folder = crate::facts::under(root, paths::PKI_DIR).join("kubernetes");
         let read = |name: &str| files::read(&folder.join(name));
-        Ok(Client { tls: http::tls(&read("etcd-ca.crt")?, &read("etcd-client.crt")?, &read("etcd-client.key")?)? })
+        let tls = http::tls(&read("etcd-ca.crt")?, &read("etcd-client.crt")?, &read("etcd-client.key")?)?;
+        Ok(Client { tls, own: RefCell::default() })
     }
 
     /// A connection to the member of this machine.
     pub async fn own(&self) -> Result<Etcd, GrpcError> {
-        self.at(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), ports::ETCD_CLIENT)).await
+        let known = self.own.borrow().clone().filter(|connection| !connection.is_closed());
+        if let Some(connection) = known {
+            return Ok(Etcd { connection });
+        }
+        let etcd = self.at(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), ports::ETCD_CLIENT)).await?;
+        *self.own.borrow_mut() = Some(etcd.connection.clone());
+        Ok(etcd)
     }
 
     /// A connection to a member by its client URL.

@@ -323,14 +323,17 @@ impl Member {
                 self.change(&etcd, &action).await.map_err(|error| error.to_string())?;
                 Err(format!("{} goes first", describe_action(&action)))
             }
-            None => {
-                Err(plan.waits.get(&request.name).map_or_else(|| "not yet".to_owned(), Reason::to_string))
-            }
+            None => Err(plan.waits.get(&request.name).map_or_else(|| "not yet".to_owned(), Reason::to_string)),
         }
     }
 
     fn abandons(&self) -> BTreeSet<String> {
-        self.standing.borrow().holds().and_then(|holds| holds.cluster()).map(|(_, abandons)| abandons.clone()).unwrap_or_default()
+        self.standing
+            .borrow()
+            .holds()
+            .and_then(|holds| holds.cluster())
+            .map(|(_, abandons)| abandons.clone())
+            .unwrap_or_default()
     }
 
     /// Promotes, moves and clears members, one a round.

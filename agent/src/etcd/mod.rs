@@ -33,9 +33,7 @@ impl Flags {
             Start::Join(admission) => {
                 (&admission.cluster, false, admission.members.clone(), joining::Holds::Joining(admission.clone()))
             }
-            Start::Resume(membership) => {
-                (&membership.cluster, false, own(), joining::Holds::Data(membership.clone()))
-            }
+            Start::Resume(membership) => (&membership.cluster, false, own(), joining::Holds::Data(membership.clone())),
         };
         let data_folder = holds.data_folder().unwrap_or_default();
         Flags { data_folder, token: token.clone(), new, members }

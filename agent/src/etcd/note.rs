@@ -67,12 +67,8 @@ mod tests {
 
     fn with_data() -> Note {
         let mut note = Note::new("s1");
-        note.holds = Holds::Data(Membership {
-            cluster: "c1".into(),
-            abandons: Default::default(),
-            member: None,
-            forming: None,
-        });
+        note.holds =
+            Holds::Data(Membership { cluster: "c1".into(), abandons: Default::default(), member: None, forming: None });
         note
     }
 
