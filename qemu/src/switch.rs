@@ -350,6 +350,9 @@ mod tests {
         first.shout(b"late");
         assert_eq!(second.receive(), b"late");
         assert!(sent.elapsed() >= delay);
+        second.shout(b"later");
+        assert_eq!(first.receive(), b"later");
+        assert!(sent.elapsed() >= 2 * delay);
     }
 
     #[test]
