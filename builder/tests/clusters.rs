@@ -228,3 +228,27 @@ fn one_image_serves_many_machines() {
         &["clusters/lab/cluster.toml is no disk image of ours"],
     );
 }
+
+#[test]
+fn a_kubeconfig_for_a_user_goes_to_standard_output_or_a_closed_file() {
+    let project = with_cluster();
+    let admin = std::fs::read(project.path("clusters/lab/admin.kubeconfig")).unwrap();
+    let arguments = ["cluster", "kubeconfig", "lab", "--user", "jo", "--group", "developers", "--for", "30m"];
+    says(&project.done(&arguments), &["current-context: \"jo@lab\"", "https://192.0.2.11:6443"]);
+    let said = project.done(&[&arguments[..], &["--out", "jo.kubeconfig"]].concat());
+    assert_eq!(said, "jo.kubeconfig\n");
+    assert_eq!(mode(&project.path("jo.kubeconfig")), 0o600);
+    assert_eq!(std::fs::read(project.path("clusters/lab/admin.kubeconfig")).unwrap(), admin);
+    assert_eq!(project.leftovers(), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn a_kubeconfig_for_too_long_is_refused() {
+    let project = with_cluster();
+    let with = |life| project.refused(&["cluster", "kubeconfig", "lab", "--user", "jo", "--for", life, "--out", "x"]);
+    says(&with("31d"), &["a kubeconfig for 31d", "at most 30 days are wanted"]);
+    says(&with("0h"), &["more than nothing"]);
+    says(&with("8"), &["such as 30m, 8h or 7d"]);
+    assert!(!project.path("x").exists());
+    project.refused(&["cluster", "kubeconfig", "lab", "--group", "developers"]);
+}

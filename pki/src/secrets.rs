@@ -126,10 +126,15 @@ impl Secrets {
     /// A kubeconfig for the operator: a new certificate, CN admin, O system:masters, [`ADMIN_LIFE`].
     /// `server` is the URL of the API.
     pub fn admin_kubeconfig(&self, server: &str, now: OffsetDateTime) -> Result<String> {
+        self.kubeconfig(server, &LeafRequest::client("admin", Some("system:masters"), ADMIN_LIFE), now)
+    }
+
+    /// A kubeconfig with a new certificate of the Kubernetes authority; `request`'s CN is the user.
+    pub fn kubeconfig(&self, server: &str, request: &LeafRequest, now: OffsetDateTime) -> Result<String> {
         let authority = self.authority(AuthorityName::Kubernetes)?;
-        let leaf = authority.issue(&LeafRequest::client("admin", Some("system:masters"), ADMIN_LIFE), now)?;
+        let leaf = authority.issue(request, now)?;
         let credential = Credential::Embedded { certificate: &leaf.certificate, key: &leaf.key };
-        Ok(kubeconfig(&self.cluster, server, authority.certificate(), "admin", credential))
+        Ok(kubeconfig(&self.cluster, server, authority.certificate(), &request.common_name, credential))
     }
 }
 

@@ -1,13 +1,16 @@
 //! `imgbuild cluster`: definitions.
 
 use super::{print, print_json};
-use crate::cluster::{DEFAULT, Definition, NewCluster, create, is_label, write_kubeconfig, write_seed};
+use crate::cluster::{
+    Access, DEFAULT, Definition, NewCluster, create, is_label, user_kubeconfig, write_kubeconfig, write_seed,
+};
 use crate::error::{Error, Result};
 use crate::request::Context;
-use clap::Subcommand;
+use crate::scratch::write_file;
+use clap::{Args, Subcommand};
 use std::fmt::Write;
 use std::path::PathBuf;
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 
 #[derive(Subcommand)]
 pub(super) enum ClusterCommand {
@@ -43,14 +46,45 @@ pub(super) enum ClusterCommand {
         #[arg(long, value_name = "FILE")]
         image: PathBuf,
     },
-    /// Issue the operator's certificate anew, into admin.kubeconfig
-    Kubeconfig {
-        #[arg(default_value = DEFAULT)]
-        name: String,
-        /// URL of the API [default: from the definition]
-        #[arg(long, value_name = "URL")]
-        server: Option<String>,
-    },
+    /// Issue the operator's certificate anew, into admin.kubeconfig, or one for another user
+    Kubeconfig(KubeconfigArguments),
+}
+
+#[derive(Args)]
+pub(super) struct KubeconfigArguments {
+    #[arg(default_value = DEFAULT)]
+    name: String,
+    /// URL of the API [default: from the definition]
+    #[arg(long, value_name = "URL")]
+    server: Option<String>,
+    /// Issue a certificate for this user, and leave admin.kubeconfig as it is
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    /// Group of the user
+    #[arg(long, value_name = "NAME", requires = "user")]
+    group: Option<String>,
+    /// How long it is valid: minutes, hours or days, at most 30d
+    #[arg(long = "for", value_name = "30m|8h|7d", requires = "user", default_value = "8h", value_parser = life)]
+    life: Duration,
+    /// File to write, readable by nobody else [default: standard output]
+    #[arg(long, value_name = "FILE", requires = "user")]
+    out: Option<PathBuf>,
+}
+
+/// A number of minutes, hours or days.
+fn life(text: &str) -> std::result::Result<Duration, String> {
+    let wanted = || "a number and m, h or d are wanted, such as 30m, 8h or 7d".to_owned();
+    let unit = match text.chars().last() {
+        Some('m') => Duration::MINUTE,
+        Some('h') => Duration::HOUR,
+        Some('d') => Duration::DAY,
+        _ => return Err(wanted()),
+    };
+    let number = &text[..text.len() - 1];
+    if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(wanted());
+    }
+    number.parse::<u16>().map(|number| unit * number).map_err(|_| format!("{number} is too much"))
 }
 
 /// The name of a cluster, `default` when none is given.
@@ -83,10 +117,7 @@ pub(super) fn execute(context: &Context, command: &ClusterCommand) -> Result<()>
             write_seed(&definition, machine, image, now)?;
             print(&format!("{} is the image of {machine}\n", image.display()))
         }
-        ClusterCommand::Kubeconfig { name, server } => {
-            let path = write_kubeconfig(&read(name)?, server.as_deref(), now)?;
-            print(&format!("{}\n", context.project.display(&path)))
-        }
+        ClusterCommand::Kubeconfig(arguments) => kubeconfig(context, arguments, &read(&arguments.name)?, now),
     }
 }
 
@@ -103,6 +134,24 @@ fn created(context: &Context, new: &NewCluster, folder: &str) -> String {
         false => format!("Build an image for it: imgbuild --profile master --cluster {}", new.name),
     };
     format!("{folder} holds the definition and the cluster's secrets: keep a copy, show it to nobody.\n{next}\n")
+}
+
+fn kubeconfig(
+    context: &Context,
+    arguments: &KubeconfigArguments,
+    definition: &Definition,
+    now: OffsetDateTime,
+) -> Result<()> {
+    let KubeconfigArguments { server, user, group, life, out, .. } = arguments;
+    let Some(user) = user else {
+        let path = write_kubeconfig(definition, server.as_deref(), now)?;
+        return print(&format!("{}\n", context.project.display(&path)));
+    };
+    let access = Access { user, group: group.as_deref(), life: *life, server: server.as_deref() };
+    let text = user_kubeconfig(definition, &access, now)?;
+    let Some(out) = out else { return print(&text) };
+    write_file(out, text.as_bytes(), 0o600).map_err(|error| Error::io("write", out, error))?;
+    print(&format!("{}\n", out.display()))
 }
 
 fn check(context: &Context, definition: &Definition, now: OffsetDateTime) -> Result<()> {
@@ -142,4 +191,19 @@ fn show(context: &Context, definition: &Definition) -> Result<()> {
         let _ = writeln!(text, "{:<20} {:<7} {address:<20} {found}", machine.name, machine.role.name());
     }
     print(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_life_is_a_number_and_a_unit() {
+        assert_eq!(life("30m"), Ok(Duration::minutes(30)));
+        assert_eq!(life("8h"), Ok(Duration::hours(8)));
+        assert_eq!(life("7d"), Ok(Duration::days(7)));
+        for text in ["", "8", "h", "+8h", "-1h", "8 h", "1.5h", "8s", "8ä", "99999d"] {
+            assert!(life(text).is_err(), "{text:?}");
+        }
+    }
 }

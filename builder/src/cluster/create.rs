@@ -162,7 +162,7 @@ pub fn write_kubeconfig(definition: &Definition, server_url: Option<&str>, now: 
 
 /// URL of the API: by name, by the virtual address, at the first master, or (DHCP) at this host's own
 /// port, where `imgbuild run` forwards it.
-fn server(cluster: &Cluster) -> String {
+pub(super) fn server(cluster: &Cluster) -> String {
     let masters = cluster.machines.iter().filter(|machine| machine.role == Role::Master);
     let first = masters
         .filter_map(|machine| machine.network.address.as_deref().and_then(|text| host_address(text).ok()))

@@ -1,5 +1,6 @@
 //! Cluster definitions: `clusters/NAME/` with cluster.toml, secrets/ and admin.kubeconfig.
 
+mod access;
 mod check;
 mod create;
 mod image;
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use time::OffsetDateTime;
 
+pub use access::{Access, LONGEST_ACCESS, machine_authority, operator_credential, user_kubeconfig};
 pub use check::{Findings, is_label};
 pub use create::{Master, NewCluster, create, write_kubeconfig};
 pub use image::write_seed;

@@ -3,7 +3,7 @@
 use super::Checker;
 use super::values::{hardware_address, host_address, network};
 use ipnet::IpNet;
-use spec::cluster::Role;
+use spec::cluster::{Machine, Role};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -128,22 +128,52 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// Several machines of a role that nothing tells apart work only with images of their own.
-    pub(super) fn ambiguous_machines(&mut self) {
-        for role in [Role::Master, Role::Node] {
-            let any: Vec<&str> = self
-                .cluster
-                .machines
-                .iter()
-                .filter(|machine| machine.role == role && machine.mac.is_none() && machine.serial.is_none())
-                .map(|machine| machine.name.as_str())
-                .collect();
-            if any.len() > 1 {
-                self.findings.warnings.push(format!(
-                    "{} have neither `mac` nor `serial`: build an image for each with --machine NAME, or say how to find them",
-                    any.join(", ")
-                ));
-            }
+    /// The virtual address goes from one master to the next: it must be in the network of every one.
+    pub(super) fn virtual_address(&mut self) {
+        let Some(address) = self.cluster.virtual_address.as_deref().and_then(|text| text.parse::<IpAddr>().ok()) else {
+            return;
+        };
+        const PATH: &str = "virtual-address";
+        if let Err(help) = host_address(&IpNet::from(address).to_string()) {
+            self.report(PATH, format!("the virtual address {address} is none of a machine"), help);
+            return;
+        }
+        let masters = self.cluster.machines.iter().filter(|machine| machine.role == Role::Master);
+        let elsewhere = masters
+            .filter_map(|machine| Some((machine, host_address(machine.network.address.as_deref()?).ok()?)))
+            .find(|(_, own)| {
+                host_address(&format!("{address}/{}", own.prefix_len())).is_err() || !own.contains(&address)
+            });
+        if let Some((master, own)) = elsewhere {
+            let message =
+                format!("the virtual address {address} is no host's in the network {} of {}", own.trunc(), master.name);
+            self.report(
+                PATH,
+                message,
+                "every master must be able to hold it: an address of their common network is wanted",
+            );
+        }
+        let gateway =
+            |machine: &&Machine| machine.network.gateway.as_deref().and_then(|text| text.parse().ok()) == Some(address);
+        if let Some(machine) = self.cluster.machines.iter().find(gateway) {
+            let message = format!("the virtual address {address} is the gateway of {}", machine.name);
+            self.report(PATH, message, "an address that nobody has is wanted");
+        }
+    }
+
+    /// Several masters that nothing tells apart work only with images of their own. A node's seed has
+    /// its name always.
+    pub(super) fn ambiguous_masters(&mut self) {
+        let machines = self.cluster.machines.iter();
+        let any: Vec<&str> = machines
+            .filter(|machine| machine.role == Role::Master && machine.mac.is_none() && machine.serial.is_none())
+            .map(|machine| machine.name.as_str())
+            .collect();
+        if any.len() > 1 {
+            self.findings.warnings.push(format!(
+                "{} have neither `mac` nor `serial`: build an image for each with --machine NAME, or say how to find them",
+                any.join(", ")
+            ));
         }
     }
 }

@@ -2,12 +2,23 @@
 
 use super::Checker;
 use super::values::{
-    LABEL, TAINT_EFFECTS, hardware_address, host_address, is_label, is_label_value, is_qualified_name, is_taint,
+    LABEL, TAINT_EFFECTS, hardware_address, host_address, is_label, is_label_value, is_qualified_name, server_address,
+    taint,
 };
 use ipnet::IpNet;
 use spec::cluster::{Bond, Machine};
-use std::net::IpAddr;
+use std::collections::BTreeSet;
 
+const MAC: &str = "six pairs of hexadecimal digits are wanted, such as 52:54:00:12:34:56, of a card and not of a group";
+/// Labels that kubelet and agent keep as they find the machine.
+const OWNED_LABELS: [&str; 6] = [
+    "kubernetes.io/hostname",
+    "kubernetes.io/arch",
+    "kubernetes.io/os",
+    "beta.kubernetes.io/arch",
+    "beta.kubernetes.io/os",
+    "node-role.kubernetes.io/control-plane",
+];
 const BOND_MODES: [&str; 7] =
     ["balance-rr", "active-backup", "balance-xor", "broadcast", "802.3ad", "balance-tlb", "balance-alb"];
 
@@ -17,35 +28,29 @@ impl Checker<'_> {
         let name = &machine.name;
         if !is_label(name) {
             self.report(&at("name"), format!("the machine's name {name:?} is no DNS label"), LABEL);
+        } else if name == "localhost" {
+            self.report(
+                &at("name"),
+                "a machine's name is localhost",
+                "every machine is that to itself: choose another",
+            );
         }
         if let Some(mac) = machine.mac.as_deref().filter(|mac| hardware_address(mac).is_none()) {
-            self.report(
-                &at("mac"),
-                format!("{name}: {mac:?} is no MAC address"),
-                "six pairs of hexadecimal digits are wanted, such as 52:54:00:12:34:56",
-            );
+            self.report(&at("mac"), format!("{name}: {mac:?} is no MAC address"), MAC);
         }
-        if machine.serial.as_deref().is_some_and(|serial| serial.trim().is_empty()) {
+        if let Some(serial) = machine.serial.as_deref().filter(|serial| serial.is_empty() || serial.trim() != *serial) {
             self.report(
                 &at("serial"),
-                format!("{name}: the serial is empty"),
-                "write what /sys/class/dmi/id/product_serial says, or remove it",
+                format!("{name}: the serial {serial:?} is empty or has spaces around it"),
+                "write what /sys/class/dmi/id/product_serial says without them, or remove it",
             );
         }
-        for (key, value) in &machine.labels {
-            if !is_qualified_name(key) || !(value.is_empty() || is_label_value(value)) {
-                self.report(&at("labels"), format!("{name}: the label {key} = {value:?} is none that Kubernetes takes"), "letters, digits, - _ . with a letter or digit at both ends, at most 63; a key may have a DNS name and / before it");
-            }
-        }
-        for (place, taint) in machine.taints.iter().enumerate().filter(|(_, taint)| !is_taint(taint)) {
-            self.report(
-                &format!("machine[{index}].taints[{place}]"),
-                format!("{name}: the taint {taint:?} is not valid"),
-                format!("KEY=VALUE:EFFECT is wanted, EFFECT one of {}", TAINT_EFFECTS.join(", ")),
-            );
-        }
-        if let Some(disk) =
-            machine.state_disk.as_deref().filter(|disk| disk.is_empty() || disk.contains('/') || *disk == "..")
+        self.labels(index, machine);
+        self.taints(index, machine);
+        if let Some(disk) = machine
+            .state_disk
+            .as_deref()
+            .filter(|disk| disk.is_empty() || disk.contains('/') || [".", ".."].contains(disk))
         {
             self.report(
                 &at("state-disk"),
@@ -54,6 +59,48 @@ impl Checker<'_> {
             );
         }
         self.machine_network(index, machine);
+    }
+
+    fn labels(&mut self, index: usize, machine: &Machine) {
+        let name = &machine.name;
+        for (key, value) in &machine.labels {
+            let path = format!("machine[{index}].labels.{key}");
+            if !is_qualified_name(key) || !(value.is_empty() || is_label_value(value)) {
+                self.report(
+                    &path,
+                    format!("{name}: the label {key} = {value:?} is none that Kubernetes takes"),
+                    "letters, digits, - _ . with a letter or digit at both ends, at most 63; a key may have a DNS name and / before it",
+                );
+            } else if OWNED_LABELS.contains(&key.as_str()) {
+                self.report(
+                    &path,
+                    format!("{name}: the label {key} is set by the machine itself"),
+                    "remove it: it comes from the machine's name, role and processor",
+                );
+            }
+        }
+    }
+
+    /// Kubernetes has one taint of each key and effect on a node.
+    fn taints(&mut self, index: usize, machine: &Machine) {
+        let name = &machine.name;
+        let mut seen = BTreeSet::new();
+        for (place, text) in machine.taints.iter().enumerate() {
+            let path = format!("machine[{index}].taints[{place}]");
+            match taint(text) {
+                None => self.report(
+                    &path,
+                    format!("{name}: the taint {text:?} is not valid"),
+                    format!("KEY=VALUE:EFFECT is wanted, EFFECT one of {}", TAINT_EFFECTS.join(", ")),
+                ),
+                Some(pair) if !seen.insert(pair) => self.report(
+                    &path,
+                    format!("{name}: a second taint {} with the effect {}", pair.0, pair.1),
+                    "remove one of the two",
+                ),
+                Some(_) => {}
+            }
+        }
     }
 
     fn machine_network(&mut self, index: usize, machine: &Machine) {
@@ -67,13 +114,7 @@ impl Checker<'_> {
         if let Some((message, help)) = network.gateway.as_deref().and_then(|gateway| gateway_problem(gateway, own)) {
             self.report(&at("gateway"), format!("{name}: {message}"), help);
         }
-        for (place, text) in network.dns.iter().enumerate().filter(|(_, text)| text.parse::<IpAddr>().is_err()) {
-            self.report(
-                &at(&format!("dns[{place}]")),
-                format!("{name}: the DNS server {text:?} is no address"),
-                "an address is wanted: a name would need a DNS server",
-            );
-        }
+        self.name_servers(&at("dns"), &format!("{name}: "), &network.dns);
         if let Some(mtu) = network.mtu.filter(|mtu| !(1280..=9216).contains(mtu)) {
             self.report(
                 &at("mtu"),
@@ -102,18 +143,14 @@ impl Checker<'_> {
             self.report(&at(""), format!("{name}: the bond has no members"), "list the cards' MAC addresses");
         }
         for (place, mac) in bond.members.iter().enumerate().filter(|(_, mac)| hardware_address(mac).is_none()) {
-            self.report(
-                &at(&format!(".members[{place}]")),
-                format!("{name}: {mac:?} is no MAC address"),
-                "six pairs of hexadecimal digits are wanted",
-            );
+            self.report(&at(&format!(".members[{place}]")), format!("{name}: {mac:?} is no MAC address"), MAC);
         }
     }
 }
 
 /// What is wrong with a gateway, and what to do. `own` is the machine's address, where it has one.
 fn gateway_problem(gateway: &str, own: Option<Result<IpNet, String>>) -> Option<(String, &'static str)> {
-    let Ok(address) = gateway.parse::<IpAddr>() else {
+    let Some(address) = server_address(gateway) else {
         return Some((format!("the gateway {gateway:?} is no address"), "an address without a prefix is wanted"));
     };
     match own {

@@ -6,12 +6,21 @@ mod values;
 
 use crate::error::Problem;
 use crate::places::Places;
+use ipnet::IpNet;
 use spec::cluster::{Cluster, Machine, Role};
 use std::net::IpAddr;
-use values::{LABEL, host_bits, is_domain, network, node_prefix};
+use values::{
+    LABEL, host_bits, is_authority, is_domain, is_host_name, is_web_address, network, node_prefix, server_address,
+};
 
 pub(super) use values::host_address;
 pub use values::is_label;
+
+/// Problems that are shown each by itself; each keeps a copy of the definition's text to point into,
+/// and one mistake in a script can put it into thousands of machines.
+const REPORTED: usize = 200;
+/// glibc's MAXNS.
+const NAME_SERVERS: usize = 3;
 
 /// What a check found.
 #[derive(Debug, Default)]
@@ -30,30 +39,47 @@ impl Findings {
 
 /// Checks the definition itself.
 pub(super) fn definition(cluster: &Cluster, places: &Places) -> Findings {
-    let mut checker = Checker { cluster, places, findings: Findings::default() };
+    let mut checker = Checker { cluster, places, findings: Findings::default(), more: 0 };
     checker.names();
+    checker.mirrors();
     checker.addresses_of_cluster();
+    checker.families();
     checker.masters();
     for (index, machine) in cluster.machines.iter().enumerate() {
         checker.machine(index, machine);
     }
     checker.duplicates();
+    checker.virtual_address();
     checker.overlaps();
     checker.packet_sizes();
-    checker.ambiguous_machines();
-    checker.findings
+    checker.ambiguous_masters();
+    checker.finish()
 }
 
 struct Checker<'a> {
     cluster: &'a Cluster,
     places: &'a Places,
     findings: Findings,
+    /// Problems beyond [`REPORTED`].
+    more: usize,
 }
 
 impl Checker<'_> {
     fn report(&mut self, path: &str, message: impl Into<String>, help: impl Into<String>) {
+        if self.findings.problems.len() == REPORTED {
+            self.more += 1;
+            return;
+        }
         let problem = Problem::new(message).at(self.places.get(path), "here").help(help);
         self.findings.problems.push(problem);
+    }
+
+    fn finish(mut self) -> Findings {
+        if self.more > 0 {
+            let message = format!("{} more problems", self.more);
+            self.findings.problems.push(Problem::new(message).help("mend those above first"));
+        }
+        self.findings
     }
 
     fn names(&mut self) {
@@ -68,15 +94,15 @@ impl Checker<'_> {
                 "labels joined by dots are wanted, such as cluster.local",
             );
         }
-        if let Some(name) = cluster.api_name.as_deref().filter(|name| !is_domain(name)) {
+        if let Some(name) = cluster.api_name.as_deref().filter(|name| !is_host_name(name)) {
             self.report(
                 "api-name",
                 format!("the API's name {name:?} is no DNS name"),
-                "labels joined by dots are wanted, such as api.example.org",
+                "labels joined by dots are wanted, such as api.example.org; an address goes into virtual-address",
             );
         }
         for (index, server) in cluster.ntp.iter().enumerate() {
-            if server.parse::<IpAddr>().is_err() && !is_domain(server) {
+            if server_address(server).is_none() && !is_host_name(server) {
                 self.report(
                     &format!("ntp[{index}]"),
                     format!("the time server {server:?} is neither an address nor a DNS name"),
@@ -84,13 +110,26 @@ impl Checker<'_> {
                 );
             }
         }
-        for (registry, mirrors) in &cluster.registry_mirrors {
+    }
+
+    fn mirrors(&mut self) {
+        for (registry, mirrors) in &self.cluster.registry_mirrors {
             let path = format!("registry-mirrors.{registry}");
-            if mirrors.iter().any(|url| !url.starts_with("https://") && !url.starts_with("http://")) {
+            if !is_authority(registry) {
                 self.report(
                     &path,
-                    format!("a mirror of {registry} is no URL"),
-                    "https://HOST or http://HOST is wanted",
+                    format!("{registry:?} is no registry"),
+                    "its host is wanted as it stands in an image's name, such as docker.io or registry.example.org:5000",
+                );
+            }
+            if mirrors.is_empty() {
+                self.report(&path, format!("{registry} has no mirrors"), "list one or more URLs, or remove the key");
+            }
+            for (index, url) in mirrors.iter().enumerate().filter(|(_, url)| !is_web_address(url)) {
+                self.report(
+                    &format!("{path}[{index}]"),
+                    format!("the mirror {url:?} of {registry} is no URL"),
+                    "https://HOST or http://HOST is wanted, with :PORT and /PATH where they are needed",
                 );
             }
         }
@@ -127,12 +166,67 @@ impl Checker<'_> {
                 "an address without a prefix is wanted",
             );
         }
-        for (index, text) in self.cluster.dns.iter().enumerate().filter(|(_, text)| text.parse::<IpAddr>().is_err()) {
+        self.name_servers("dns", "", &self.cluster.dns);
+        let Ok(pods) = network(&self.cluster.pod_cidr) else { return };
+        let (machines, spare_bits) =
+            (self.cluster.machines.len(), node_prefix(&pods).saturating_sub(pods.prefix_len()));
+        // Without spare bits it is said above.
+        if spare_bits > 0 && spare_bits < 32 && machines > 1 << spare_bits {
             self.report(
-                &format!("dns[{index}]"),
-                format!("the DNS server {text:?} is no address"),
+                "pod-cidr",
+                format!(
+                    "pod-cidr {pods} has room for the pods of {} machines, and there are {machines}",
+                    1u64 << spare_bits
+                ),
+                format!("each machine takes a /{} out of it: a shorter prefix is wanted", node_prefix(&pods)),
+            );
+        }
+    }
+
+    /// DNS servers of the cluster or (`name` and a colon before the message) of one machine.
+    fn name_servers(&mut self, path: &str, name: &str, servers: &[String]) {
+        for (index, text) in servers.iter().enumerate().filter(|(_, text)| server_address(text).is_none()) {
+            self.report(
+                &format!("{path}[{index}]"),
+                format!("{name}the DNS server {text:?} is no address of a server"),
                 "an address is wanted: a name would need a DNS server",
             );
+        }
+        if servers.len() > NAME_SERVERS {
+            self.report(
+                &format!("{path}[{NAME_SERVERS}]"),
+                format!("{name}{} DNS servers", servers.len()),
+                format!("{NAME_SERVERS} at most are wanted: the resolver asks no more (resolv.conf(5))"),
+            );
+        }
+    }
+
+    /// Pods, Services and masters speak one family: kube-apiserver and kube-controller-manager refuse
+    /// to start otherwise.
+    fn families(&mut self) {
+        let Ok(services) = network(&self.cluster.service_cidr) else { return };
+        let differs = |net: &IpNet| matches!(net, IpNet::V4(_)) != matches!(services, IpNet::V4(_));
+        const HELP: &str = "pods, Services and masters need addresses of one family, IPv4 or IPv6";
+        if let Some(pods) = network(&self.cluster.pod_cidr).ok().filter(differs) {
+            self.report(
+                "service-cidr",
+                format!("service-cidr {services} and pod-cidr {pods} are of two families"),
+                HELP,
+            );
+        }
+        for (index, machine) in self.cluster.machines.iter().enumerate() {
+            let own = machine.network.address.as_deref().and_then(|text| host_address(text).ok());
+            if let Some(own) = own.filter(|own| machine.role == Role::Master && differs(own)) {
+                self.report(
+                    &format!("machine[{index}].network.address"),
+                    format!(
+                        "{}: the address {} and service-cidr {services} are of two families",
+                        machine.name,
+                        own.addr()
+                    ),
+                    HELP,
+                );
+            }
         }
     }
 

@@ -42,7 +42,7 @@ pub(in crate::cluster) fn host_address(text: &str) -> Result<IpNet, String> {
         Err(_) => "an address with its prefix is wanted, such as 192.0.2.11/24".to_owned(),
     })?;
     let address = net.addr();
-    if address.is_unspecified() || address.is_multicast() || address.is_loopback() {
+    if server_address(&address.to_string()).is_none() {
         return Err("no machine can be reached there".into());
     }
     let ends = [net.network(), net.broadcast()];
@@ -55,15 +55,52 @@ pub(in crate::cluster) fn host_address(text: &str) -> Result<IpNet, String> {
     Ok(net)
 }
 
-/// The MAC address in lower case.
+/// The MAC address of a card in lower case: not all zero, and not a group's (IEEE 802, the lowest bit
+/// of the first byte).
 pub(super) fn hardware_address(text: &str) -> Option<String> {
     let parts: Vec<&str> = text.split(':').collect();
     let pair = |part: &&str| part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
-    (parts.len() == 6 && parts.iter().all(pair)).then(|| text.to_ascii_lowercase())
+    if parts.len() != 6 || !parts.iter().all(pair) || parts.iter().all(|part| *part == "00") {
+        return None;
+    }
+    let first = u8::from_str_radix(parts[0], 16).ok()?;
+    (first & 1 == 0).then(|| text.to_ascii_lowercase())
+}
+
+/// An address at which another machine can answer.
+pub(super) fn server_address(text: &str) -> Option<IpAddr> {
+    let address = text.parse::<IpAddr>().ok()?;
+    (!address.is_unspecified() && !address.is_multicast() && !address.is_loopback()).then_some(address)
 }
 
 pub(super) fn is_domain(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(is_label)
+}
+
+/// A DNS name that cannot be taken for an IPv4 address with a mistake in it: its last label has a letter.
+pub(super) fn is_host_name(text: &str) -> bool {
+    is_domain(text) && !text.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// HOST or HOST:PORT; an IPv6 address in brackets (RFC 3986 section 3.2).
+pub(super) fn is_authority(text: &str) -> bool {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    let six = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let host = match six {
+        Some(six) => six.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => host.parse::<std::net::Ipv4Addr>().is_ok() || is_host_name(host),
+    };
+    host && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
+}
+
+/// http:// or https://, an authority, and a path of visible ASCII.
+pub(super) fn is_web_address(text: &str) -> bool {
+    let Some(rest) = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")) else { return false };
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    is_authority(authority) && path.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// The name part of a Kubernetes label, or its value.
@@ -83,8 +120,11 @@ pub(super) fn is_qualified_name(text: &str) -> bool {
     }
 }
 
-pub(super) fn is_taint(text: &str) -> bool {
-    let Some((pair, effect)) = text.rsplit_once(':') else { return false };
+/// Key and effect of `KEY=VALUE:EFFECT` or `KEY:EFFECT`.
+pub(super) fn taint(text: &str) -> Option<(&str, &str)> {
+    let (pair, effect) = text.rsplit_once(':')?;
     let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-    is_qualified_name(key) && (value.is_empty() || is_label_value(value)) && TAINT_EFFECTS.contains(&effect)
+    let sound =
+        is_qualified_name(key) && (value.is_empty() || is_label_value(value)) && TAINT_EFFECTS.contains(&effect);
+    sound.then_some((key, effect))
 }
