@@ -24,6 +24,7 @@ mod members;
 mod netlink;
 mod nft;
 mod node;
+mod node_api;
 mod nodes;
 mod peers;
 mod render;
