@@ -50,6 +50,10 @@ impl StoryCluster {
         seed.map_err(Failure::builder)
     }
 
+    pub(crate) fn definition(&self) -> &Definition {
+        &self.definition
+    }
+
     pub(crate) fn kubeconfig(&self) -> PathBuf {
         self.definition.folder.join(ADMIN_KUBECONFIG)
     }

@@ -8,13 +8,17 @@ use crate::lab::{self, workspace};
 use crate::patience::until_it_works;
 use crate::run::{Outcome, run};
 use crate::{Failure, Result, StoryCluster};
+use imgbuild::node::{Caller, Client, Trouble, parse_address};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::json;
 use spec::cluster::Role;
 use spec::service::{Ready, Service};
 use spec::status::{InitStatus, Request, Response, ServiceState, ServiceStatus};
 use spec::{paths, seed};
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
@@ -22,6 +26,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use time::OffsetDateTime;
 
 const OVERLAYS: [&str; 7] = ["base", "containerd", "dns", "monitoring", "etcd", "kubernetes", "kubernetes-master"];
 const LINKS: [(&str, &str); 5] = [
@@ -255,6 +260,33 @@ impl Native {
     /// kubectl as the agent of a master.
     pub fn kubectl(&self, arguments: &str) -> Result<String> {
         self.run(&format!("/usr/bin/kubectl --kubeconfig=/etc/kubernetes/admin.kubeconfig {arguments}"))
+    }
+
+    /// An operator of this role (`spec::agent::organization`), plugged in beside the machine, asks its agent.
+    pub fn ask<T: Send>(
+        &self,
+        cluster: &StoryCluster,
+        organization: &str,
+        question: impl FnOnce(&Client) -> std::result::Result<T, Trouble> + Send,
+    ) -> Result<std::result::Result<T, Trouble>> {
+        let caller =
+            Caller::of(cluster.definition(), organization, OffsetDateTime::now_utc()).map_err(Failure::builder)?;
+        let address = parse_address(self.address.split('/').next().unwrap_or_default()).map_err(Failure::Unexpected)?;
+        let client = Client::new(&caller, &self.name, address, COMMAND_LIMIT);
+        self.on_its_network(|| question(&client))
+    }
+
+    /// A thread has a network namespace of its own to enter, and takes it along when it ends.
+    fn on_its_network<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        let path = PathBuf::from(format!("/proc/{}/ns/net", self.holder.id()));
+        let network = File::open(&path).map_err(Failure::file(&path, "open"))?;
+        let inside = || {
+            let entered = move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network));
+            entered.map_err(|error| Failure::file(&path, "enter")(error.into()))?;
+            Ok(work())
+        };
+        let outcome = std::thread::scope(|scope| scope.spawn(inside).join());
+        outcome.unwrap_or_else(|_| Err(Failure::Unexpected("the operator's thread panicked".into())))
     }
 
     /// What the machine shows on its console.

@@ -1,5 +1,7 @@
 //! Stories of several masters' etcd, natively: the real agent and the real etcd in network namespaces.
 
+use imgbuild::node::Trouble;
+use spec::agent::{Accepted, AgentStatus, OrderAnswer, OrderRequest, PowerRequest, organization, path};
 use stories::native::{Native, Room};
 use stories::{Failure, Lab, Result, StoryCluster, expect, story};
 
@@ -134,5 +136,49 @@ fn a_master_cut_off_from_the_others_does_not_serve_and_catches_up() {
         room.set_cable("m1", true)?;
         has(&masters[0], "word")?;
         has_voters(&masters[0], 3)
+    });
+}
+
+/// The master's answer to an operator who wants it to reboot; the stand-in for init never does.
+fn reboot(master: &Native, cluster: &StoryCluster) -> Result<Trouble> {
+    let answer = master.ask(cluster, organization::OPERATOR, |client| {
+        client.post::<_, Accepted>(path::REBOOT, &PowerRequest::default())
+    })?;
+    answer.err().ok_or_else(|| Failure::Unexpected(format!("{} reboots", master.name)))
+}
+
+#[test]
+fn two_masters_form_without_the_third_on_an_operators_word() {
+    story("native-order", |lab| {
+        let (room, cluster) = (Room::new()?, definition(lab)?);
+        let mut masters = masters(&room, &cluster)?;
+        masters[0].power_on(&ETCD)?;
+        masters[1].power_on(&ETCD)?;
+        says(&masters[0], "forming the cluster waits for m3 (no answer)")?;
+        let request = OrderRequest { without: ["m3".to_owned()].into(), new: None };
+        let order = |organization| {
+            masters[0].ask(&cluster, organization, |client| client.post::<_, OrderAnswer>(path::ETCD_ORDER, &request))
+        };
+        let refused = order(organization::OPERATOR)?;
+        expect(matches!(refused, Err(Trouble::Refused { code: 403, .. })), "an admin's word", format!("{refused:?}"))?;
+        let given = order(organization::ADMIN)?.map_err(|trouble| Failure::Unexpected(trouble.to_string()))?;
+        expect(given.members.len() == 2, "an order for two", format!("{given:?}"))?;
+        has_voters(&masters[0], 2)?;
+        put(&masters[1], "word")?;
+        // Both are needed now.
+        let why = reboot(&masters[0], &cluster)?.to_string();
+        expect(why.contains("etcd would lose its quorum"), "a refusal", why)?;
+
+        masters[2].power_on(&ETCD)?;
+        has_voters(&masters[2], 3)?;
+        has(&masters[2], "word")?;
+        masters[0].eventually("leave to reboot", || {
+            let why = reboot(&masters[0], &cluster)?.to_string();
+            expect(why.contains("asking init"), "the stand-in for init asked", why)
+        })?;
+        let status =
+            masters[2].ask(&cluster, organization::READER, |client| client.get::<AgentStatus>(path::STATUS))?;
+        let known = status.ok().and_then(|status| status.cluster_id);
+        expect(known.is_some(), "the cluster's id", format!("{known:?}"))
     });
 }

@@ -149,14 +149,20 @@ mod tests {
     use crate::facts::tests::example;
     use crate::http::{self, Connection};
     use crate::server;
-    use http_body_util::Full;
+    use bytes::Bytes;
+    use http_body_util::{BodyExt, Full};
     use hyper::{Method, Request};
+    use hyper_util::rt::TokioIo;
     use pki::{Authority, AuthorityName, LeafRequest};
     use serde_json::Value;
     use spec::agent::{organization, path};
     use std::net::SocketAddr;
+    use std::sync::Arc;
     use std::time::Duration;
     use time::OffsetDateTime;
+    use tokio::net::TcpStream;
+    use tokio_rustls::TlsConnector;
+    use tokio_rustls::rustls::ClientConfig;
 
     /// A machine that answers on loopback, as a node.
     struct Machine {
@@ -207,6 +213,23 @@ mod tests {
             (code, body.to_vec())
         }
 
+        /// The same as the command line does it: HTTP/1.1.
+        async fn ask_simply(&self, path: &str) -> (u16, Vec<u8>) {
+            let request = LeafRequest::client("jo", Some(organization::READER), time::Duration::HOUR);
+            let leaf = self.authority.issue(&request, OffsetDateTime::now_utc()).unwrap();
+            let tls = http::tls(self.authority.certificate(), &leaf.certificate, &leaf.key).unwrap();
+            let mut tls = ClientConfig::clone(&tls);
+            tls.alpn_protocols.clear();
+            let stream = TcpStream::connect(self.address).await.unwrap();
+            let stream = TlsConnector::from(Arc::new(tls)).connect("m1".try_into().unwrap(), stream).await.unwrap();
+            let (mut sender, driver) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+            tokio::task::spawn_local(driver);
+            let request = Request::get(path).header("host", "m1").body(Full::<Bytes>::default()).unwrap();
+            let answer = sender.send_request(request).await.unwrap();
+            let code = answer.status().as_u16();
+            (code, answer.into_body().collect().await.unwrap().to_bytes().to_vec())
+        }
+
         async fn reason(&self, organization: &str, method: Method, path: &str, body: &str) -> (u16, String) {
             let (code, body) = self.ask(organization, method, path, body).await;
             let document: Value = serde_json::from_slice(&body).unwrap();
@@ -224,6 +247,8 @@ mod tests {
             assert_eq!((code, status.init.services[0].name.as_str()), (200, "etcd"));
             let log = format!("{}?lines=5", path::log("etcd"));
             assert_eq!(machine.ask(organization::READER, Method::GET, &log, "").await, (200, b"a word\n".to_vec()));
+            assert_eq!(machine.ask_simply(&log).await, (200, b"a word\n".to_vec()));
+            assert_eq!(machine.ask_simply("/v1/logs/secret").await.0, 404);
             for (organization, method, path) in [
                 (organization::JOIN, Method::GET, path::STATUS),
                 (organization::NODE, Method::GET, path::DMESG),
