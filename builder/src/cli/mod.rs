@@ -41,7 +41,7 @@ Examples:
 Exit status: 0 done, 1 the work failed, 2 something in the input is wrong.";
 
 #[derive(Parser)]
-#[command(name = "imgbuild", version, about = ABOUT, after_help = EXAMPLES, max_term_width = 110, subcommand_precedence_over_arg = true)]
+#[command(name = "imgbuild", version, about = ABOUT, after_help = EXAMPLES, max_term_width = 110)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -251,6 +251,15 @@ mod tests {
         let cli = Cli::try_parse_from(["imgbuild", "--profile", "master", "--profile", "vm", "--out", "x"]).unwrap();
         assert!(cli.command.is_none());
         assert_eq!(cli.build.profile, ["master", "vm"]);
+    }
+
+    #[test]
+    fn a_profile_may_be_called_as_a_command_is() {
+        let cli = Cli::try_parse_from(["imgbuild", "--profile", "node", "-p", "run", "--cluster", "etcd"]).unwrap();
+        assert!(cli.command.is_none());
+        assert_eq!(cli.build.profile, ["node", "run"]);
+        let cli = Cli::try_parse_from(["imgbuild", "build", "--profile", "node"]).unwrap();
+        assert!(matches!(cli.command, Some(Command::Build(arguments)) if arguments.profile == ["node"]));
     }
 
     #[test]
