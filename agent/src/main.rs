@@ -21,6 +21,8 @@ mod link_address;
 mod machine;
 mod manifests;
 #[allow(dead_code)] // Until `run` uses it.
+mod masquerade;
+#[allow(dead_code)] // Until `run` uses it.
 mod members;
 mod netlink;
 mod nft;
