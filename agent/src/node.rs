@@ -4,8 +4,8 @@
 use crate::api::{Api, ApiError, FIELD_MANAGER};
 use crate::facts::Facts;
 use crate::machine::{Status, say};
+use crate::nodes::network;
 use crate::render::taint;
-use crate::routes::network;
 use crate::{cni, masquerade};
 use ipnet::IpNet;
 use serde_json::{Value, json};
