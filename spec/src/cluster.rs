@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 /// A cluster. Unknown keys are refused.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Cluster {
     /// DNS label.
@@ -42,6 +43,7 @@ pub struct Cluster {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum NetworkChoice {
     /// kube-proxy in nftables mode, bridge CNI, routes between hosts.
@@ -53,6 +55,7 @@ pub enum NetworkChoice {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
     Master,
@@ -71,6 +74,7 @@ impl Role {
 /// A machine of the cluster, found by MAC address, by DMI serial, or (with neither) by being any
 /// machine whose image has the role.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Machine {
     /// Host name, a DNS label, unique.
@@ -94,6 +98,7 @@ pub struct Machine {
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct MachineNetwork {
     /// Static address with prefix, `192.0.2.10/24`; absent: DHCP.
@@ -107,6 +112,7 @@ pub struct MachineNetwork {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Bond {
     /// `802.3ad`, `active-backup`, ...

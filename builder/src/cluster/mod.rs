@@ -4,6 +4,7 @@ mod access;
 mod check;
 mod create;
 mod image;
+mod schema;
 mod secrets;
 mod seed;
 
@@ -20,6 +21,7 @@ pub use access::{Access, LONGEST_ACCESS, machine_authority, operator_credential,
 pub use check::{Findings, is_label};
 pub use create::{Master, NewCluster, create, write_kubeconfig};
 pub use image::write_seed;
+pub use schema::schema;
 pub use seed::{bound_machine, seed_files};
 
 /// The definition's file.
