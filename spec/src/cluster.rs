@@ -38,6 +38,10 @@ pub struct Cluster {
     /// Registry host -> mirror URLs.
     #[serde(default)]
     pub registry_mirrors: BTreeMap<String, Vec<String>>,
+    /// Files of Kubernetes objects (YAML or JSON), relative to the definition's folder: the masters'
+    /// seeds carry them, and they are applied in the order of their names.
+    #[serde(default)]
+    pub manifests: Vec<String>,
     #[serde(default, rename = "machine")]
     pub machines: Vec<Machine>,
 }

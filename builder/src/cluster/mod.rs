@@ -4,6 +4,7 @@ mod access;
 mod check;
 mod create;
 mod image;
+mod manifests;
 mod schema;
 mod secrets;
 mod seed;
@@ -88,6 +89,7 @@ impl Definition {
                 .problems
                 .push(Problem::new(message).at(self.places.get("name"), "this name").help("give both one name"));
         }
+        findings.extend(manifests::check(self));
         findings.extend(secrets::check(&self.folder, &self.source.name, &self.cluster.name, now));
         findings
     }
