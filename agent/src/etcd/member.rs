@@ -2,7 +2,7 @@
 //! beside etcd's leader, changes the members.
 
 use super::client::{self, Client, Etcd as Connection};
-use super::{Flags, note};
+use super::{Flags, note, restore};
 use crate::facts::{Facts, under};
 use crate::grpc::GrpcError;
 use crate::machine::{Status, ask_init, say};
@@ -10,7 +10,7 @@ use crate::peers::{PeerError, Peers};
 use crate::{files, render};
 use joining::{
     Admission, Decision, Definition, Etcd, Health, JoinRequest, MemberAction, MemberId, Orders, Own, Plan, Reason,
-    Report, Reports, Run, Standing, Write, decide, membership,
+    Report, Reports, Run, Standing, Start, Write, decide, membership,
 };
 use ring::rand::{SecureRandom, SystemRandom};
 use spec::agent::path;
@@ -238,6 +238,11 @@ impl Member {
     async fn configure(&self, run: &Run) -> Result<(), String> {
         let url = self.definition.masters.get(&self.facts.identity.name).cloned().unwrap_or_default();
         let flags = Flags::of(run, &self.facts.identity.name, &url);
+        if let Start::Form(forming) = &run.start
+            && let Some(digest) = forming.restores()
+        {
+            restore::make_folder(&self.facts, &self.root, digest, &flags, &url).map_err(|error| error.to_string())?;
+        }
         let rendered = render::render_etcd(&self.facts, &self.root, &flags).map_err(|error| error.to_string())?;
         let differs = |file: &files::NewFile| match std::fs::read(&file.path) {
             Ok(found) => lasting(&found) != lasting(&file.content),
