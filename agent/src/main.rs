@@ -25,6 +25,7 @@ mod members;
 mod netlink;
 mod nft;
 mod node;
+mod node_api;
 mod nodes;
 mod peers;
 mod render;

@@ -6,18 +6,17 @@ use crate::balancer::Balancer;
 use crate::clock::{self, Round};
 use crate::facts::Facts;
 use crate::machine::{Status, ask_init, notify_ready, say};
+use crate::node_api::NodeApi;
 use crate::peers::Peers;
-use crate::server::{self, Answer, Caller};
+use crate::server;
 use crate::{approval, certificates, etcd, http, join, link_address, manifests, members, node, render, routes, vip};
-use hyper::{Method, StatusCode};
 use rustix::fs::inotify;
-use spec::agent::{AgentStatus, VERSION, organization, path};
 use spec::cluster::{Machine, NetworkChoice, Role};
 use spec::status::{NodeStatus, Request, Response};
 use spec::{paths, ports};
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -126,7 +125,7 @@ async fn master(root: &Path, facts: Rc<Facts>, status: Rc<Status>, clock: Round)
     let peers = Rc::new(Peers::new(&facts, material.client()?));
     let client = etcd::Client::new(root).map_err(RunError::Etcd)?;
     let member = Rc::new(etcd::Member::new(root.to_path_buf(), facts.clone(), status.clone(), peers, client));
-    let handler = Rc::new(AgentApi {
+    let handler = Rc::new(NodeApi {
         root: root.to_path_buf(),
         facts: facts.clone(),
         status: status.clone(),
@@ -163,7 +162,7 @@ async fn node_machine(root: &Path, facts: Rc<Facts>, status: Rc<Status>, clock: 
     let judge = Rc::new(Notify::new());
     let api = Rc::new(balanced_api(root)?);
     let material = Material::read(root)?;
-    let handler = Rc::new(AgentApi {
+    let handler = Rc::new(NodeApi {
         root: root.to_path_buf(),
         facts: facts.clone(),
         status: status.clone(),
@@ -441,59 +440,5 @@ async fn hold_virtual_address(facts: &Facts, api: &Api) {
         let Err(error) = vip::hold(api, &facts.identity.name, &facts.identity.interface, address).await;
         say(format!("virtual address {address}: {error}"));
         tokio::time::sleep(PAUSE).await;
-    }
-}
-
-/// What the agent answers on its port.
-struct AgentApi {
-    root: PathBuf,
-    facts: Rc<Facts>,
-    status: Rc<Status>,
-    /// Masters have it.
-    member: Option<Rc<etcd::Member>>,
-    api: Rc<Api>,
-}
-
-impl server::Handler for AgentApi {
-    async fn answer(&self, caller: &Caller, method: &Method, path: &str, body: &[u8]) -> Answer {
-        let peer = caller.organization == organization::MASTER;
-        match (method, path, &self.member) {
-            (&Method::GET, path::REPORT, Some(member)) if peer => Answer::of(&member.report()),
-            (&Method::POST, path::LEARNER, Some(member)) if peer => learner(member, caller, body).await,
-            (&Method::POST, path::JOIN, Some(member)) => {
-                join::answer(&self.facts, &self.api, member.cluster(), caller, body).await
-            }
-            (&Method::GET, path::STATUS, _) if caller.organization != organization::JOIN => self.status(),
-            (_, path::REPORT | path::LEARNER | path::JOIN | path::STATUS, _) => {
-                let reason = format!("{method} {path} is not for {} ({})", caller.name, caller.organization);
-                Answer::refusal(StatusCode::FORBIDDEN, reason)
-            }
-            _ => Answer::refusal(StatusCode::NOT_FOUND, format!("there is no {method} {path}")),
-        }
-    }
-}
-
-async fn learner(member: &etcd::Member, caller: &Caller, body: &[u8]) -> Answer {
-    let request = match serde_json::from_slice(body) {
-        Ok(request) => request,
-        Err(error) => return Answer::refusal(StatusCode::BAD_REQUEST, error.to_string()),
-    };
-    match member.admit(&caller.name, &request).await {
-        Ok(admission) => Answer::of(&admission),
-        Err(reason) => Answer::refusal(StatusCode::CONFLICT, reason),
-    }
-}
-
-impl AgentApi {
-    fn status(&self) -> Answer {
-        let init = std::fs::read(crate::facts::under(&self.root, paths::INIT_STATUS_FILE));
-        let init = init.ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
-        Answer::of(&AgentStatus {
-            version: VERSION,
-            image: self.facts.image.version.clone(),
-            node: self.status.current(),
-            init,
-            certificates: certificates::ends(&self.root),
-        })
     }
 }

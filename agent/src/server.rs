@@ -3,12 +3,14 @@
 
 use crate::machine::say;
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::header::HeaderValue;
 use hyper::server::conn;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::net::sockopt;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Serialize;
@@ -16,11 +18,13 @@ use spec::agent::Refusal;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig, crypto::ring};
@@ -29,6 +33,8 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 /// Of one request with its answer.
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 const BODY_LIMIT: usize = 256 * 1024;
+/// A caller that is silent for this long is asked by TCP whether it is still there.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
 const CONNECTION_LIMIT: usize = 256;
 
 /// Who asks, by the certificate.
@@ -39,30 +45,88 @@ pub struct Caller {
     pub organization: String,
 }
 
-/// An answer: 200 and a document, or a refusal with its reason.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What is asked.
+#[derive(Debug, Clone, Copy)]
+pub struct Question<'a> {
+    pub method: &'a Method,
+    pub path: &'a str,
+    /// What stands behind the path's `?`; empty without one.
+    pub query: &'a str,
+    pub body: &'a [u8],
+}
+
+/// An answer: 200 and a document or a text, or a refusal with its reason.
+#[derive(Debug)]
 pub struct Answer {
     pub code: StatusCode,
-    pub body: Vec<u8>,
+    pub content_type: &'static str,
+    pub content: Content,
 }
+
+/// The body of an answer.
+#[derive(Debug)]
+pub enum Content {
+    /// Taken when it has been sent.
+    Whole(Option<Bytes>),
+    /// As it comes, until the sender is dropped; a caller that hangs up closes the channel.
+    Chunks(mpsc::Receiver<Bytes>),
+}
+
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
 
 impl Answer {
     pub fn of<T: Serialize>(document: &T) -> Answer {
         match serde_json::to_vec(document) {
-            Ok(body) => Answer { code: StatusCode::OK, body },
+            Ok(body) => Answer::json(StatusCode::OK, body),
             Err(error) => Answer::refusal(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
         }
     }
 
     pub fn refusal(code: StatusCode, reason: impl Into<String>) -> Answer {
-        let body = serde_json::to_vec(&Refusal { reason: reason.into() }).unwrap_or_default();
-        Answer { code, body }
+        Answer::json(code, serde_json::to_vec(&Refusal { reason: reason.into() }).unwrap_or_default())
+    }
+
+    /// Text that is sent as it comes.
+    pub fn text(chunks: mpsc::Receiver<Bytes>) -> Answer {
+        Answer { code: StatusCode::OK, content_type: TEXT, content: Content::Chunks(chunks) }
+    }
+
+    fn json(code: StatusCode, body: Vec<u8>) -> Answer {
+        Answer { code, content_type: JSON, content: Content::Whole(Some(body.into())) }
+    }
+}
+
+impl Body for Content {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let data = match &mut *self {
+            Content::Whole(body) => Poll::Ready(body.take()),
+            Content::Chunks(chunks) => chunks.poll_recv(context),
+        };
+        data.map(|data| data.map(|data| Ok(Frame::data(data))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Content::Whole(None))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Content::Whole(body) => SizeHint::with_exact(body.as_ref().map_or(0, Bytes::len) as u64),
+            Content::Chunks(_) => SizeHint::default(),
+        }
     }
 }
 
 /// What answers the requests.
 pub trait Handler: 'static {
-    async fn answer(&self, caller: &Caller, method: &Method, path: &str, body: &[u8]) -> Answer;
+    async fn answer(&self, caller: &Caller, question: &Question<'_>) -> Answer;
 }
 
 /// TLS with this certificate and key (PEM) that lets in whom `authority` (PEM) has signed.
@@ -120,6 +184,9 @@ pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, handler: Rc<im
 /// What goes wrong with one caller's connection is the caller's to see.
 async fn connection(acceptor: TlsAcceptor, stream: TcpStream, handler: Rc<impl Handler>) {
     drop(stream.set_nodelay(true));
+    // Who follows a log from a machine that was switched off would hold its place for ever.
+    let kept = sockopt::set_socket_keepalive(&stream, true);
+    let _ = kept.and_then(|()| sockopt::set_tcp_keepidle(&stream, KEEP_ALIVE));
     let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await else { return };
     let session = stream.get_ref().1;
     let Some(caller) = session.peer_certificates().and_then(|chain| caller(chain.first()?)) else { return };
@@ -146,19 +213,21 @@ fn caller(certificate: &CertificateDer<'_>) -> Option<Caller> {
     Some(Caller { name: found.common_name, organization })
 }
 
-async fn respond(caller: &Caller, request: Request<Incoming>, handler: &impl Handler) -> Response<Full<Bytes>> {
+async fn respond(caller: &Caller, request: Request<Incoming>, handler: &impl Handler) -> Response<Content> {
     let (parts, body) = request.into_parts();
     let work = async {
-        match Limited::new(body, BODY_LIMIT).collect().await {
-            Ok(body) => handler.answer(caller, &parts.method, parts.uri.path(), &body.to_bytes()).await,
-            Err(error) => Answer::refusal(StatusCode::BAD_REQUEST, error.to_string()),
-        }
+        let body = match Limited::new(body, BODY_LIMIT).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(error) => return Answer::refusal(StatusCode::BAD_REQUEST, error.to_string()),
+        };
+        let (path, query) = (parts.uri.path(), parts.uri.query().unwrap_or_default());
+        handler.answer(caller, &Question { method: &parts.method, path, query, body: &body }).await
     };
     let late = || Answer::refusal(StatusCode::SERVICE_UNAVAILABLE, "no answer in time");
     let answer = tokio::time::timeout(REQUEST_LIMIT, work).await.unwrap_or_else(|_| late());
-    let mut response = Response::new(Full::new(answer.body.into()));
+    let mut response = Response::new(answer.content);
     *response.status_mut() = answer.code;
-    response.headers_mut().insert("content-type", hyper::header::HeaderValue::from_static("application/json"));
+    response.headers_mut().insert("content-type", HeaderValue::from_static(answer.content_type));
     response
 }
 
@@ -169,5 +238,32 @@ struct Local;
 impl<F: Future + 'static> hyper::rt::Executor<F> for Local {
     fn execute(&self, future: F) {
         tokio::task::spawn_local(async move { drop(future.await) });
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// The whole body of an answer.
+    pub async fn body(answer: Answer) -> Vec<u8> {
+        answer.content.collect().await.unwrap().to_bytes().to_vec()
+    }
+
+    #[tokio::test]
+    async fn a_body_is_sent_whole_or_as_it_comes() {
+        assert_eq!(body(Answer::of(&[1, 2])).await, b"[1,2]");
+        let refusal = Answer::refusal(StatusCode::CONFLICT, "not now");
+        assert_eq!(refusal.content.size_hint().exact(), Some(20));
+        assert_eq!(body(refusal).await, b"{\"reason\":\"not now\"}");
+        let (sender, receiver) = mpsc::channel(1);
+        let send = async move {
+            for part in ["one ", "two"] {
+                sender.send(Bytes::from_static(part.as_bytes())).await.unwrap();
+            }
+        };
+        let (text, ()) = tokio::join!(body(Answer::text(receiver)), send);
+        assert_eq!(text, b"one two");
     }
 }

@@ -2,6 +2,10 @@
 //! signed by the `machine` authority alone; the subject's O is the role, its CN the name, and a
 //! machine's certificate has its name as DNS name, by which a peer is verified (addresses change).
 
+mod documents;
+
+pub use documents::*;
+
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -30,8 +34,38 @@ pub mod path {
     pub const LEARNER: &str = "/v1/etcd/learner";
     /// POST, join credential or node: `JoinQuestion`, answered by `JoinAnswer`.
     pub const JOIN: &str = "/v1/join";
-    /// GET, anyone with a certificate: `AgentStatus`.
+    /// GET, anyone but who only joins: `AgentStatus`.
     pub const STATUS: &str = "/v1/status";
+    /// GET, readers: the last lines of a service's log as text. `lines`: how many; `follow=1`: and what
+    /// is written from now on, until the caller hangs up.
+    pub const LOG: &str = "/v1/logs/{name}";
+    /// GET, readers: a list of `KernelMessage`.
+    pub const DMESG: &str = "/v1/dmesg";
+    /// GET, readers: a list of `Process`.
+    pub const PROCESSES: &str = "/v1/processes";
+    /// GET, readers: `Network`.
+    pub const NETWORK: &str = "/v1/network";
+    /// GET, readers: `Disks`.
+    pub const DISKS: &str = "/v1/disks";
+    /// GET, readers: `Certificates`.
+    pub const CERTIFICATES: &str = "/v1/certificates";
+    /// GET, readers, masters alone have it: a list of `EtcdMember`.
+    pub const ETCD_MEMBERS: &str = "/v1/etcd/members";
+    /// POST, operators: `PowerRequest`, answered by `Accepted`, or by why not (409).
+    pub const REBOOT: &str = "/v1/reboot";
+    pub const SHUTDOWN: &str = "/v1/shutdown";
+    /// POST, admins: `ResetRequest`, answered by `Accepted`, or by why not (409).
+    pub const RESET: &str = "/v1/reset";
+    /// POST, admins, masters alone have it: `OrderRequest`, answered by `OrderAnswer`, or by why not (409).
+    pub const ETCD_ORDER: &str = "/v1/etcd/order";
+
+    /// The part of a path that is a name.
+    pub const NAME: &str = "{name}";
+
+    /// `LOG` of one service.
+    pub fn log(name: &str) -> String {
+        LOG.replace(NAME, name)
+    }
 }
 
 /// The credentials that a node asks a master for, and gets as certificates for keys of its own.
@@ -83,10 +117,12 @@ pub struct JoinAnswer {
 pub struct AgentStatus {
     pub version: u32,
     pub image: String,
+    /// The cluster that the machine is of, once there is one.
+    #[serde(default)]
+    pub cluster_id: Option<String>,
     pub node: crate::status::NodeStatus,
     pub init: crate::status::InitStatus,
-    /// Common name and end of life (seconds since the epoch) of each certificate of the machine.
-    pub certificates: BTreeMap<String, i64>,
+    pub certificates: Certificates,
 }
 
 /// Why a request was refused, for a person.

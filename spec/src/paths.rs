@@ -53,6 +53,8 @@ pub const STATE_IDENTITY_FILE: &str = "/var/lib/imgbuild/state.json";
 pub const CLOCK_FILE: &str = "/var/lib/imgbuild/clock";
 /// Issued certificates and keys (0700).
 pub const PKI_DIR: &str = "/var/lib/imgbuild/pki";
+/// The last order that an operator gave to this master's agent (`joining::Order`).
+pub const ORDER_FILE: &str = "/var/lib/imgbuild/order.json";
 /// Service logs, a bounded ring each: NAME.log and NAME.log.1.
 pub const LOG_DIR: &str = "/var/log";
 

@@ -50,6 +50,10 @@ pub struct InitStatus {
     pub shutting_down: bool,
 }
 
+/// `NodeStatus::etcd` of a member that serves, and of a master that runs no member yet.
+pub const ETCD_HEALTHY: &str = "healthy";
+pub const ETCD_WAITING: &str = "waiting";
+
 /// The agent's view: `paths::NODE_STATUS_FILE`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
@@ -63,6 +67,7 @@ pub struct NodeStatus {
     /// One line: what the agent waits for now, or "Ready".
     pub phase: String,
     pub kubernetes_version: Option<String>,
+    /// [`ETCD_HEALTHY`], [`ETCD_WAITING`] (the phase says for what), or what it waits for; masters have it.
     pub etcd: Option<String>,
     pub pods: Option<u32>,
     /// "synchronised", "no server answers", and so on.
@@ -83,6 +88,8 @@ pub enum Request {
     SealSeed {
         cluster_id: String,
     },
+    /// The state partition's file system is to be made anew at the next boot, which begins now.
+    ResetState,
     /// The agent wants the clock set (seconds since the epoch, fraction in nanoseconds).
     SetClock {
         seconds: u64,

@@ -202,7 +202,16 @@ impl Etcd {
     }
 
     pub async fn members(&self) -> Result<Vec<Member>, GrpcError> {
-        self.call::<_, Listed>("Cluster/MemberList", &List { linearizable: true }).await.map(|list| list.members)
+        self.list(true).await
+    }
+
+    /// As this member last heard, with a quorum or without.
+    pub async fn known_members(&self) -> Result<Vec<Member>, GrpcError> {
+        self.list(false).await
+    }
+
+    async fn list(&self, linearizable: bool) -> Result<Vec<Member>, GrpcError> {
+        self.call::<_, Listed>("Cluster/MemberList", &List { linearizable }).await.map(|list| list.members)
     }
 
     pub async fn add_learner(&self, peer_url: &str) -> Result<Added, GrpcError> {

@@ -1,6 +1,8 @@
 //! The loop that carries out `joining`'s decisions on this master, answers the other masters, and,
 //! beside etcd's leader, changes the members.
 
+mod operator;
+
 use super::client::{self, Client, Etcd as Connection};
 use super::{Flags, note, restore};
 use crate::facts::{Facts, under};
@@ -15,7 +17,7 @@ use joining::{
 use ring::rand::{SecureRandom, SystemRandom};
 use spec::agent::path;
 use spec::cluster::{Cluster, Role};
-use spec::status::{InitStatus, Request, Response};
+use spec::status::{ETCD_HEALTHY, ETCD_WAITING, InitStatus, Request, Response};
 use spec::{paths, ports};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,6 +64,7 @@ impl Member {
             state: note::read(&root, &facts.identity.machine_id),
         };
         let own = facts.addresses().first().map(|address| peer_url(&address.to_string()));
+        let orders = operator::read_orders(&root);
         Member {
             definition: definition(&facts.cluster, &facts.identity.name, own),
             root,
@@ -72,7 +75,7 @@ impl Member {
             standing: RefCell::new(standing),
             etcd: Cell::new(Etcd::Stopped),
             reports: RefCell::default(),
-            orders: RefCell::default(),
+            orders: RefCell::new(orders),
             admission: RefCell::default(),
             contacts: RefCell::default(),
             changing: tokio::sync::Mutex::default(),
@@ -193,7 +196,7 @@ impl Member {
     /// Shows on the console what etcd waits for.
     fn tell(&self, line: &str) {
         self.status.phase(line);
-        self.status.update(|status| status.etcd = Some("waiting".into()));
+        self.status.update(|status| status.etcd = Some(ETCD_WAITING.into()));
     }
 
     async fn write(&self, write: &Write) -> Result<(), String> {
@@ -228,7 +231,7 @@ impl Member {
                 }
                 self.status.update(|status| status.etcd = Some(line));
             }
-            None => self.status.update(|status| status.etcd = Some("healthy".into())),
+            None => self.status.update(|status| status.etcd = Some(ETCD_HEALTHY.into())),
         }
         if serving && run.notice.is_none() { CALM } else { BUSY }
     }

@@ -246,17 +246,36 @@ fn make(device: &Path) -> Result<(), Failure> {
     })
 }
 
-fn clear_mark(disk: &Disk) -> Result<(), Failure> {
-    let work = || -> Result<(), TableError> {
-        let mut device = disk.open(true)?;
-        let mut table = table::read(&mut device, disk.sector_size())?;
-        if let Some(state) = table.partitions.get_mut(&Partition::State.number()) {
-            state.flags &= !STATE_BEING_MADE;
+/// Changes the attributes of the disk's state partition.
+fn change_flags(disk: &Disk, change: impl FnOnce(u64) -> u64) -> Result<(), TableError> {
+    let mut device = disk.open(true)?;
+    let mut table = table::read(&mut device, disk.sector_size())?;
+    let state = table.partitions.get_mut(&Partition::State.number());
+    let state = state.ok_or_else(|| std::io::Error::other(format!("{} has no state partition", disk.name)))?;
+    state.flags = change(state.flags);
+    let epochs = table::plan_write(&mut device, &table)?;
+    Ok(table::execute(&mut device, &epochs)?)
+}
+
+/// Has the next boot make the state's file system anew. `boot` and `named` as for [`bring_up`].
+///
+/// # Errors
+/// In words; then the state stays.
+pub fn mark_for_making(boot: &Disk, named: Option<&str>) -> Result<(), String> {
+    let disk = match named {
+        Some(name) => {
+            let link = Path::new("/dev/disk/by-id").join(name);
+            let target = std::fs::canonicalize(&link).map_err(|error| format!("{}: {error}", link.display()))?;
+            let name = target.file_name().map(|name| name.to_string_lossy().into_owned());
+            Disk { name: name.ok_or_else(|| format!("{} leads to no disk", link.display()))? }
         }
-        let epochs = table::plan_write(&mut device, &table)?;
-        Ok(table::execute(&mut device, &epochs)?)
+        None => boot.clone(),
     };
-    work().map_err(|error| {
+    change_flags(&disk, |flags| flags | STATE_BEING_MADE).map_err(|error| format!("{}: {error}", disk.name))
+}
+
+fn clear_mark(disk: &Disk) -> Result<(), Failure> {
+    change_flags(disk, |flags| flags & !STATE_BEING_MADE).map_err(|error| {
         Failure::retry(
             format!("the partition table of {}", disk.name),
             error,

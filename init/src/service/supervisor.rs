@@ -297,11 +297,24 @@ impl Supervisor {
                 }
                 None => Response::Error { message: format!("there is no service `{name}`") },
             },
+            Request::ResetState => self.reset_state(),
             Request::SetClock { seconds, nanoseconds } => self.set_clock(seconds, nanoseconds),
             Request::SealSeed { cluster_id } => match self.machine.seal_seed(&self.handover.disk, cluster_id) {
                 Ok(()) => Response::Ok,
                 Err(error) => Response::Error { message: format!("the seed cannot be written: {error}") },
             },
+        }
+    }
+
+    /// What is there is used up to the reboot; only the next boot loses it.
+    fn reset_state(&mut self) -> Response {
+        let named = self.machine.definition.as_ref().and_then(|definition| definition.state_disk.as_deref());
+        match crate::disk::state::mark_for_making(&self.handover.disk, named) {
+            Ok(()) => {
+                self.want(Goal::Reboot, "the state is reset at the next boot");
+                Response::Ok
+            }
+            Err(error) => Response::Error { message: format!("the state cannot be reset: {error}") },
         }
     }
 

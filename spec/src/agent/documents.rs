@@ -1,0 +1,223 @@
+//! What people and their tools read and ask for through the agents' API: one type a document. Times
+//! are seconds since the epoch, sizes bytes. docs/node-api.yaml describes the same for other tools.
+
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// `path::CERTIFICATES`: name below PKI_DIR and end of life.
+pub type Certificates = BTreeMap<String, i64>;
+
+/// A message of the kernel: `path::DMESG` is a list of them, the oldest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct KernelMessage {
+    /// syslog(2): 0 (emergency) to 7 (debug).
+    pub level: u8,
+    /// Microseconds since kernel start.
+    pub since_start_us: u64,
+    pub text: String,
+}
+
+/// A process: `path::PROCESSES` is a list of them, by pid.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Process {
+    pub pid: u32,
+    /// At most 15 characters, as the kernel keeps it.
+    pub name: String,
+    pub user_id: u32,
+    /// Bytes in memory; 0 for the kernel's own threads.
+    pub resident: u64,
+    pub cpu_seconds: f64,
+}
+
+/// `path::NETWORK`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Network {
+    pub interfaces: Vec<Interface>,
+    /// The main table's unicast routes.
+    pub routes: Vec<Route>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Interface {
+    pub name: String,
+    /// RFC 2863's operational state: up, down, lower-layer-down, dormant, unknown and so on.
+    pub state: String,
+    pub mac: Option<String>,
+    pub mtu: u32,
+    /// With prefix.
+    pub addresses: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Route {
+    /// With prefix; `default` for all.
+    pub destination: String,
+    pub gateway: Option<String>,
+    pub interface: Option<String>,
+    pub metric: Option<u32>,
+}
+
+/// `path::DISKS`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Disks {
+    pub disks: Vec<Disk>,
+    /// File systems on disks, each at the place where it was mounted first.
+    pub mounts: Vec<Mount>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Disk {
+    pub name: String,
+    pub size: u64,
+    pub model: Option<String>,
+    pub serial: Option<String>,
+    pub removable: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Mount {
+    pub source: String,
+    pub target: String,
+    pub file_system: String,
+    pub size: u64,
+    /// Bytes that programs without privileges may still write.
+    pub free: u64,
+}
+
+/// A member of etcd as this master's agent sees it: `path::ETCD_MEMBERS` is a list of them, by name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct EtcdMember {
+    /// In hexadecimal, as etcdctl shows it.
+    pub id: String,
+    /// Empty until it has started once.
+    pub name: String,
+    pub peer_urls: Vec<String>,
+    pub client_urls: Vec<String>,
+    /// It has no vote yet.
+    pub learner: bool,
+    /// `None`: it does not answer.
+    pub health: Option<EtcdHealth>,
+}
+
+/// What a member says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct EtcdHealth {
+    pub leader: bool,
+    /// It knows a leader: without one it serves nobody.
+    pub has_leader: bool,
+    /// Bytes of the database's file.
+    pub database_size: i64,
+    /// Alarms and other trouble, in etcd's words.
+    pub errors: Vec<String>,
+}
+
+impl EtcdMember {
+    /// It answers, knows a leader, and complains of nothing.
+    pub fn is_healthy(&self) -> bool {
+        self.health.as_ref().is_some_and(|health| health.has_leader && health.errors.is_empty())
+    }
+}
+
+/// `path::REBOOT` and `path::SHUTDOWN`; no body means the same as an empty object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct PowerRequest {
+    /// Although etcd loses its quorum: an admin's word.
+    pub force: bool,
+}
+
+/// `path::RESET`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ResetRequest {
+    /// The machine's own name, typed by the operator.
+    pub name: String,
+    /// Although its etcd is a voter of a cluster with other members.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// A request that changes the machine was taken: what happens now, for a person.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Accepted {
+    pub message: String,
+}
+
+/// `path::ETCD_ORDER`: what an operator decides and no machine may.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct OrderRequest {
+    /// Masters to go on without.
+    pub without: BTreeSet<String>,
+    /// Forming although there was a cluster.
+    #[serde(default)]
+    pub new: Option<NewCluster>,
+}
+
+/// The data that an order gives up.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct NewCluster {
+    /// Clusters and formings.
+    pub abandons: BTreeSet<String>,
+    /// Damaged data too of which nobody can say whose it is.
+    #[serde(default)]
+    pub unknown: bool,
+}
+
+/// The order as the agent keeps it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct OrderAnswer {
+    pub number: u64,
+    /// The masters that form.
+    pub members: BTreeSet<String>,
+    pub without: BTreeSet<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_may_leave_out_what_is_not_wanted_and_nothing_unknown_passes() {
+        assert_eq!(serde_json::from_str::<PowerRequest>("{}").unwrap(), PowerRequest { force: false });
+        assert!(serde_json::from_str::<PowerRequest>("{\"forse\": true}").is_err());
+        let order: OrderRequest = serde_json::from_str("{\"without\": [\"m3\"], \"new\": null}").unwrap();
+        assert_eq!((order.without, order.new), (["m3".to_owned()].into(), None));
+        assert!(serde_json::from_str::<ResetRequest>("{}").is_err(), "a reset names its machine");
+    }
+
+    #[test]
+    fn a_member_without_a_leader_or_with_an_alarm_is_not_healthy() {
+        let health = |has_leader, errors: &[&str]| EtcdHealth {
+            leader: false,
+            has_leader,
+            database_size: 0,
+            errors: errors.iter().map(|&text| text.into()).collect(),
+        };
+        let member = |health| EtcdMember {
+            id: "1".into(),
+            name: "m1".into(),
+            peer_urls: Vec::new(),
+            client_urls: Vec::new(),
+            learner: false,
+            health,
+        };
+        assert!(member(Some(health(true, &[]))).is_healthy());
+        assert!(!member(Some(health(false, &[]))).is_healthy());
+        assert!(!member(Some(health(true, &["memberID:1 alarm:NOSPACE"]))).is_healthy());
+        assert!(!member(None).is_healthy());
+    }
+}
