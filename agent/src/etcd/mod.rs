@@ -5,10 +5,12 @@ mod client;
 mod member;
 mod note;
 mod restore;
+mod snapshot;
 
 pub use client::{Client, ClientError};
 pub use member::Member;
 pub use restore::{finish, write_piece};
+pub use snapshot::send as send_snapshot;
 
 use joining::{Run, Start};
 use std::collections::BTreeMap;
