@@ -13,6 +13,7 @@ pub mod firewall;
 pub mod interrupt;
 pub mod kernel;
 pub mod lock;
+pub mod node;
 pub mod pipeline;
 pub mod places;
 pub mod profile;

@@ -1,5 +1,6 @@
 //! `imgbuild run`: boots an image in a virtual machine, shows how far it is, and says how to reach it.
 
+use crate::cluster::Definition;
 use crate::error::{Error, Result};
 use crate::progress::Mode;
 use crate::request::{Context, RunRequest};
@@ -130,7 +131,8 @@ fn machine(request: &RunRequest, tools: &Tools, folder: &Path, accelerator: Acce
     machine.firmware = Firmware::Uefi { code: tools.root.file("/usr/share/OVMF/OVMF_CODE_4M.fd"), variables };
     machine.disks = vec![disk];
     machine.display = Display::None;
-    let forwards = vec![Forward { host_port: 0, guest_port: spec::ports::KUBE_APISERVER }];
+    let forward = |guest_port| Forward { host_port: 0, guest_port };
+    let forwards = [spec::ports::KUBE_APISERVER, spec::ports::AGENT].map(forward).to_vec();
     machine.nics = vec![Nic::new(NicLink::User { forwards, isolated: false })];
     machine.watchdog = true;
     Ok(machine)
@@ -138,7 +140,8 @@ fn machine(request: &RunRequest, tools: &Tools, folder: &Path, accelerator: Acce
 
 /// Says how to reach the cluster, with a kubeconfig that leads through the forwarded port.
 fn announce(request: &RunRequest, folder: &Path, running: &Running) -> Result<()> {
-    let port = running.forwarded_port(spec::ports::KUBE_APISERVER).map_err(Error::from_failure)?;
+    let forwarded = |port| running.forwarded_port(port).map_err(Error::from_failure);
+    let (port, agent) = (forwarded(spec::ports::KUBE_APISERVER)?, forwarded(spec::ports::AGENT)?);
     let admin = request.context.project.cluster(&request.cluster).join(crate::cluster::ADMIN_KUBECONFIG);
     let original = std::fs::read_to_string(&admin).map_err(|error| Error::io("read", &admin, error))?;
     let kubeconfig = folder.join(KUBECONFIG);
@@ -149,10 +152,21 @@ fn announce(request: &RunRequest, folder: &Path, running: &Running) -> Result<()
     // A closed pipe must not end the machine.
     let _ = writeln!(
         output,
-        "Ready. From this host:\n\n    KUBECONFIG={} kubectl get nodes\n\nCtrl-C switches the machine off.",
-        kubeconfig.display()
+        "Ready. From this host:\n\n    KUBECONFIG={} kubectl get nodes\n    imgbuild node {} status --cluster {} --address 127.0.0.1:{agent}\n\nCtrl-C switches the machine off.",
+        kubeconfig.display(),
+        machine_name(request).unwrap_or_else(|| "NAME".to_owned()),
+        request.cluster,
     );
     Ok(())
+}
+
+/// The machine's name, where the definition leaves no choice.
+fn machine_name(request: &RunRequest) -> Option<String> {
+    let definition = Definition::of_name(&request.context.project, &request.cluster).ok()?;
+    match definition.cluster.machines.as_slice() {
+        [only] => Some(only.name.clone()),
+        _ => None,
+    }
 }
 
 /// The same kubeconfig with another server.

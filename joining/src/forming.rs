@@ -46,7 +46,7 @@ pub struct Order {
     pub members: BTreeMap<Name, StateId>,
     /// `--without NAME`: the listed masters to go on without.
     pub without: BTreeSet<Name>,
-    /// `--new --i-lost-everything`.
+    /// `--i-lost-everything --new`.
     pub new: Option<New>,
 }
 

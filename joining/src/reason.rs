@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display, Formatter};
 
 const WITHOUT: &str = "imgbuild cluster form --without";
-const NEW: &str = "imgbuild cluster form --new --i-lost-everything";
+const NEW: &str = "imgbuild cluster form --i-lost-everything --new";
 const RESTORE: &str = "imgbuild etcd restore FILE";
 const RESET: &str = "imgbuild node NAME reset";
 
@@ -94,6 +94,11 @@ fn joined<T: Display>(parts: impl IntoIterator<Item = T>) -> String {
     }
 }
 
+/// `c1 c2`, as a command takes them.
+fn words<T: Display>(parts: impl IntoIterator<Item = T>) -> String {
+    parts.into_iter().map(|part| part.to_string()).collect::<Vec<_>>().join(" ")
+}
+
 impl Display for Obstacle {
     fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
         match self {
@@ -123,8 +128,10 @@ fn advice(obstacles: &BTreeMap<Name, Obstacle>) -> String {
         }
     }
     if !known.is_empty() {
-        let ids = joined(&known);
-        return format!("switch on the masters that hold data of {ids}; if it is lost, `{RESTORE}`, or `{NEW} {ids}`");
+        let (ids, named) = (joined(&known), words(&known));
+        return format!(
+            "switch on the masters that hold data of {ids}; if it is lost, `{RESTORE}`, or `{NEW} {named}`"
+        );
     }
     let names: Vec<String> = obstacles.keys().map(|name| format!("--without {name}")).collect();
     let flags = names.join(" ");
@@ -154,7 +161,7 @@ impl Display for Reason {
             }
             Reason::Proposer { name } => write!(formatter, "forming the cluster waits for {name} to propose it"),
             Reason::NoQuorum { clusters, holders, silent } => {
-                let ids = joined(clusters);
+                let (ids, named) = (joined(clusters), words(clusters));
                 let held = if holders.is_empty() {
                     "nobody who answers holds its data".to_owned()
                 } else {
@@ -163,7 +170,7 @@ impl Display for Reason {
                 let next = if silent.is_empty() { String::new() } else { format!("switch on {}; ", joined(silent)) };
                 write!(
                     formatter,
-                    "cluster {ids} has no quorum ({held}), and no other is formed beside it: {next}if the data is lost, `{RESTORE}`, or `{NEW} {ids}`"
+                    "cluster {ids} has no quorum ({held}), and no other is formed beside it: {next}if the data is lost, `{RESTORE}`, or `{NEW} {named}`"
                 )
             }
             Reason::OtherCluster { known, running } => write!(
@@ -193,7 +200,7 @@ impl Display for Reason {
             }
             Reason::TooFew { left, listed, wanted } => write!(
                 formatter,
-                "going on with {left} of {listed} masters, at least {wanted} wanted: the others together could be a cluster of their own; if everything is lost, `{NEW}`"
+                "going on with {left} of {listed} masters, at least {wanted} wanted: the others together could be a cluster of their own; if everything is lost, `{NEW} ID`"
             ),
             Reason::OrderWaits { name } => write!(
                 formatter,

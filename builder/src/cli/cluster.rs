@@ -1,4 +1,8 @@
-//! `imgbuild cluster`: definitions.
+//! `imgbuild cluster`: definitions, and the clusters that came of them.
+
+mod form;
+mod masters;
+mod status;
 
 use super::{print, print_json};
 use crate::cluster::{
@@ -11,6 +15,8 @@ use clap::{Args, Subcommand};
 use std::fmt::Write;
 use std::path::PathBuf;
 use time::{Duration, OffsetDateTime};
+
+pub(super) use masters::{MachineAddresses, masters};
 
 #[derive(Subcommand)]
 pub(super) enum ClusterCommand {
@@ -50,6 +56,12 @@ pub(super) enum ClusterCommand {
     },
     /// Issue the operator's certificate anew, into admin.kubeconfig, or one for another user
     Kubeconfig(KubeconfigArguments),
+    /// Every machine and etcd on one screen; exit status 1 when something is not well
+    Status(status::StatusArguments),
+    /// Whether all is well, or wait until it is
+    Health(status::HealthArguments),
+    /// Let the masters form without some that are off or lost, or although there was a cluster
+    Form(form::FormArguments),
 }
 
 #[derive(Args)]
@@ -121,6 +133,9 @@ pub(super) fn execute(context: &Context, command: &ClusterCommand) -> Result<()>
             print(&format!("{} is the image of {machine}\n", image.display()))
         }
         ClusterCommand::Kubeconfig(arguments) => kubeconfig(context, arguments, &read(&arguments.name)?, now),
+        ClusterCommand::Status(arguments) => status::status(context, &read(&arguments.name)?, arguments),
+        ClusterCommand::Health(arguments) => status::health(context, &read(&arguments.name)?, arguments),
+        ClusterCommand::Form(arguments) => form::execute(context, &read(&arguments.name)?, arguments),
     }
 }
 

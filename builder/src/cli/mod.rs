@@ -4,10 +4,12 @@ mod build;
 mod cluster;
 mod completions;
 mod doctor;
+mod etcd;
 mod explain;
 mod fetch;
 mod lock;
 mod man;
+mod node;
 mod run;
 mod vendor;
 
@@ -32,6 +34,8 @@ Examples:
   imgbuild --profile ./my.toml                 your own profile, which may extend ours
   imgbuild explain --profile master            every value with the line that it came from
   imgbuild cluster new lab --masters 3         a cluster definition and its secrets, clusters/lab
+  imgbuild cluster status lab                  every machine of it that runs, on one screen
+  imgbuild node master-1 logs etcd -f          what a service of a machine says, and goes on to say
   imgbuild doctor                              what this host lacks, and the command that mends it
 
 Exit status: 0 done, 1 the work failed, 2 something in the input is wrong.";
@@ -55,9 +59,14 @@ enum Command {
     Explain(explain::ExplainArguments),
     /// Boot an image in a virtual machine
     Run(run::RunArguments),
-    /// Cluster definitions: make, check, show
+    /// Clusters: make, check and show definitions; status and orders of those that run
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
+    /// One machine that runs: status, logs, hardware, reboot, reset
+    Node(node::NodeArguments),
+    /// A cluster's etcd
+    #[command(subcommand)]
+    Etcd(etcd::EtcdCommand),
     /// Check what this host lacks
     Doctor,
     /// Resolve packages and versions into the profile's lock
@@ -180,6 +189,8 @@ fn execute(cli: &Cli) -> Result<()> {
         Command::Explain(arguments) => explain::execute(&context, arguments),
         Command::Run(arguments) => run::execute(context, arguments),
         Command::Cluster(command) => cluster::execute(&context, command),
+        Command::Node(arguments) => node::execute(&context, arguments),
+        Command::Etcd(command) => etcd::execute(&context, command),
         Command::Doctor => doctor::execute(&context),
         Command::Lock(arguments) => lock::execute(&context, arguments),
         Command::Fetch(arguments) => fetch::execute(&context, arguments),

@@ -117,11 +117,16 @@ fn read_cluster_id(folder: &Path, shown: &str) -> Result<Option<String>> {
         Err(error) => return Err(Error::io("read", &path, error)),
     };
     let id = text.trim();
-    if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+    if !is_cluster_id(id) {
         return Err(Error::bad_input(format!("{shown}/{CLUSTER_ID_FILE} holds no cluster's id"))
             .help("one word of letters, digits and - is wanted: bring the file back from a copy; remove it only when the cluster has never formed"));
     }
     Ok(Some(id.to_owned()))
+}
+
+/// Whether it is a word that etcd takes as its token.
+pub fn is_cluster_id(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
 /// Says before the work begins what would stop it at its end: an image of `role` that the definition

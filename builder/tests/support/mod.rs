@@ -2,6 +2,8 @@
 
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
+pub mod agents;
+
 use assert_cmd::Command;
 use std::path::{Path, PathBuf};
 
@@ -51,6 +53,13 @@ impl Project {
     pub fn refused(&self, arguments: &[&str]) -> String {
         let assert = self.imgbuild(arguments).assert().code(2);
         String::from_utf8(assert.get_output().stderr.clone()).unwrap()
+    }
+
+    /// Runs and expects a failure (status 1); gives standard output and what was said.
+    pub fn failed(&self, arguments: &[&str]) -> (String, String) {
+        let assert = self.imgbuild(arguments).assert().code(1);
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        (text(&assert.get_output().stdout), text(&assert.get_output().stderr))
     }
 
     /// Runs and expects success; gives standard output.

@@ -127,7 +127,7 @@ fn two_wiped_beside_a_third_that_is_off_with_the_data_form_nothing() {
         world.run(Event::On(third));
         settle(&mut world);
         assert_eq!(voters(&world), []);
-        says(&world, (third + 1) % 3, true, &[&name, "imgbuild etcd restore FILE", "--new --i-lost-everything c1"]);
+        says(&world, (third + 1) % 3, true, &[&name, "imgbuild etcd restore FILE", "--i-lost-everything --new c1"]);
     }
 }
 
@@ -221,7 +221,7 @@ fn what_two_wiped_founders_may_have_run_is_not_formed_over() {
     wipe(&mut world, 1);
     settle(&mut world);
     assert_eq!(voters(&world), []);
-    says(&world, 2, true, &["m3 (recorded forming c1, which m1 and m2 may have run)", "--new --i-lost-everything c1"]);
+    says(&world, 2, true, &["m3 (recorded forming c1, which m1 and m2 may have run)", "--i-lost-everything --new c1"]);
 }
 
 #[test]
