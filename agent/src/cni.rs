@@ -9,8 +9,6 @@ use spec::paths;
 use std::path::Path;
 
 const FILE: &str = "10-imgbuild.conflist";
-/// nftables table of the masquerading.
-const TABLE: &str = "imgbuild-pods";
 
 /// The configuration for these pod CIDRs (one per family).
 pub fn configuration(pod_cidrs: &[String]) -> Value {
@@ -25,7 +23,7 @@ pub fn configuration(pod_cidrs: &[String]) -> Value {
                 "type": "bridge",
                 "bridge": "cni0",
                 "isGateway": true,
-                // The plugin would hide pods from pods of other machines, too: see `masquerade`.
+                // The agent's own rules do it: see `masquerade`.
                 "ipMasq": false,
                 "hairpinMode": true,
                 "ipam": {
@@ -39,29 +37,6 @@ pub fn configuration(pod_cidrs: &[String]) -> Value {
             {"type": "portmap", "capabilities": {"portMappings": true}, "snat": true, "backend": "nftables"},
         ],
     })
-}
-
-/// What nft(8) is told so that pods reach the world by their machine's address, and each other by
-/// their own (Kubernetes' network model): `cluster` is the network of all pods, several divided by commas.
-pub fn masquerade(pod_cidrs: &[String], cluster: &str) -> String {
-    let mut rules = String::new();
-    for (family, is_of) in [("ip", false), ("ip6", true)] {
-        let of = |cidr: &&str| cidr.contains(':') == is_of;
-        let list = |cidrs: Vec<&str>| cidrs.join(", ");
-        let own: Vec<&str> = pod_cidrs.iter().map(String::as_str).filter(of).collect();
-        let all: Vec<&str> = cluster.split(',').map(str::trim).filter(of).collect();
-        if !own.is_empty() && !all.is_empty() {
-            rules.push_str(&format!(
-                "        {family} saddr {{ {} }} {family} daddr != {{ {} }} masquerade\n",
-                list(own),
-                list(all)
-            ));
-        }
-    }
-    format!(
-        "table inet {TABLE}\ndelete table inet {TABLE}\ntable inet {TABLE} {{\n    chain postrouting {{\n        \
-         type nat hook postrouting priority srcnat; policy accept;\n{rules}    }}\n}}\n"
-    )
 }
 
 /// Writes it below `root` when it differs. Whether it did.
@@ -88,22 +63,6 @@ mod tests {
         let ipam = &both["plugins"][0]["ipam"];
         assert_eq!(ipam["ranges"][1][0]["subnet"], "fd00:2::/64");
         assert_eq!(ipam["routes"][1]["dst"], "::/0");
-    }
-
-    #[test]
-    fn pods_are_hidden_from_the_world_and_not_from_pods() {
-        let script = masquerade(&["10.244.3.0/24".into(), "fd00:2:3::/64".into()], "10.244.0.0/16,fd00:2::/48");
-        for rule in [
-            "ip saddr { 10.244.3.0/24 } ip daddr != { 10.244.0.0/16 } masquerade",
-            "ip6 saddr { fd00:2:3::/64 } ip6 daddr != { fd00:2::/48 } masquerade",
-        ] {
-            assert!(script.contains(rule), "{script}");
-        }
-        if crate::netlink::tests::in_a_namespace("cni::tests::pods_are_hidden_from_the_world_and_not_from_pods")
-            && let Some(outcome) = crate::nft::tests::run_here(&script)
-        {
-            outcome.unwrap();
-        }
     }
 
     #[test]

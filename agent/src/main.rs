@@ -20,6 +20,7 @@ mod join;
 mod link_address;
 mod machine;
 mod manifests;
+mod masquerade;
 mod members;
 mod netlink;
 mod nft;

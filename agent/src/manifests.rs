@@ -1,12 +1,12 @@
-//! Applies manifests: the agent's own (rendered templates) at every start, the profile's in the
-//! order of their names at first boot and again when a file has changed.
+//! Applies manifests: the agent's own (rendered templates) at every start, the profile's and the cluster
+//! definition's in the order of their names at first boot and again when a file has changed.
 
 use crate::api::{Api, ApiError};
 use crate::facts::under;
 use crate::files::{self, FileError};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use spec::paths;
+use spec::{paths, seed};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -32,21 +32,25 @@ pub async fn apply_all(api: &Api, root: &Path) -> Result<Vec<String>, ManifestEr
     for relative in files::list(&under(root, OWN_DIR))? {
         apply_file(api, &under(root, OWN_DIR).join(&relative)).await?;
     }
-    let folder = under(root, paths::MANIFESTS_DIR);
     let record = under(root, APPLIED_FILE);
     let mut applied = read_record(&record)?;
-    for relative in files::list(&folder)? {
-        let path = folder.join(&relative);
-        let name = relative.to_string_lossy().into_owned();
-        let digest = digest(&files::read(&path)?);
-        if applied.get(&name) == Some(&digest) {
-            continue;
+    // The profile's, then the cluster definition's, whose names may be the same.
+    let of_definition = format!("{}/{}", paths::SEED_DIR, seed::files::MANIFESTS_DIR);
+    for (folder, prefix) in [(paths::MANIFESTS_DIR, ""), (of_definition.as_str(), "definition/")] {
+        let folder = under(root, folder);
+        for relative in files::list(&folder)? {
+            let path = folder.join(&relative);
+            let name = format!("{prefix}{}", relative.display());
+            let digest = digest(&files::read(&path)?);
+            if applied.get(&name) == Some(&digest) {
+                continue;
+            }
+            apply_file(api, &path).await?;
+            applied.insert(name.clone(), digest);
+            done.push(name);
+            let text = serde_json::to_string(&applied).unwrap_or_default();
+            files::write(&record, text, 0o600, true)?;
         }
-        apply_file(api, &path).await?;
-        applied.insert(name.clone(), digest);
-        done.push(name);
-        let text = serde_json::to_string(&applied).unwrap_or_default();
-        files::write(&record, text, 0o600, true)?;
     }
     Ok(done)
 }

@@ -4,8 +4,10 @@
 use crate::api::{Api, ApiError, FIELD_MANAGER};
 use crate::facts::Facts;
 use crate::machine::{Status, say};
+use crate::nodes::network;
 use crate::render::taint;
-use crate::{cni, nft};
+use crate::{cni, masquerade};
+use ipnet::IpNet;
 use serde_json::{Value, json};
 use spec::cluster::{Cluster, Machine, NetworkChoice, Role};
 use std::path::Path;
@@ -67,7 +69,9 @@ async fn follow(facts: &Facts, root: &Path, status: &Status, node: &Value) {
         match cni::write(root, &cidrs) {
             Ok(true) => {
                 say(format!("pod network: {}", cidrs.join(", ")));
-                if let Err(error) = nft::run(cni::masquerade(&cidrs, &facts.cluster.pod_cidr)).await {
+                let own: Vec<IpNet> = cidrs.iter().filter_map(|cidr| network(cidr)).collect();
+                let all: Vec<IpNet> = facts.cluster.pod_cidr.split(',').filter_map(network).collect();
+                if let Err(error) = masquerade::set(&own, &all).await {
                     say(format!("pod network: masquerading: {error}"));
                 }
             }

@@ -40,11 +40,10 @@ pub fn render(facts: &Facts, root: &Path) -> Result<Vec<NewFile>, RenderError> {
 
 /// Renders etcd's templates for a start with these flags.
 pub fn render_etcd(facts: &Facts, root: &Path, flags: &Flags) -> Result<Vec<NewFile>, RenderError> {
-    let members: Vec<String> = flags.members.iter().map(|(name, url)| format!("{name}={url}")).collect();
     let etcd = context! {
         etcd => context! {
             data_folder => flags.data_folder.as_str(), token => flags.token.as_str(), new => flags.new,
-            initial_cluster => members.join(","),
+            initial_cluster => flags.initial_cluster(),
         },
         ..values(facts)?
     };

@@ -73,6 +73,7 @@ pub enum Content {
 }
 
 const JSON: &str = "application/json";
+const BYTES: &str = "application/octet-stream";
 const TEXT: &str = "text/plain; charset=utf-8";
 
 impl Answer {
@@ -90,6 +91,11 @@ impl Answer {
     /// Text that is sent as it comes.
     pub fn text(chunks: mpsc::Receiver<Bytes>) -> Answer {
         Answer { code: StatusCode::OK, content_type: TEXT, content: Content::Chunks(chunks) }
+    }
+
+    /// Bytes that are sent as they come.
+    pub fn bytes(chunks: mpsc::Receiver<Bytes>) -> Answer {
+        Answer { code: StatusCode::OK, content_type: BYTES, content: Content::Chunks(chunks) }
     }
 
     fn json(code: StatusCode, body: Vec<u8>) -> Answer {

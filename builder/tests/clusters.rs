@@ -252,3 +252,14 @@ fn a_kubeconfig_for_too_long_is_refused() {
     assert!(!project.path("x").exists());
     project.refused(&["cluster", "kubeconfig", "lab", "--group", "developers"]);
 }
+
+#[test]
+fn the_schema_is_json_with_every_key_described() {
+    let schema: serde_json::Value = serde_json::from_str(&Project::new().done(&["cluster", "schema"])).unwrap();
+    assert_eq!(schema["title"], "cluster.toml");
+    let machine = &schema["$defs"]["Machine"]["properties"];
+    assert!(
+        machine["taints"]["description"].as_str().is_some_and(|text| text.contains("key=value:Effect")),
+        "{schema:#}"
+    );
+}

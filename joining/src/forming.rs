@@ -58,6 +58,9 @@ pub struct New {
     pub abandons: BTreeSet<ClusterId>,
     /// `unknown`: a damaged data folder of which nobody can say whose it is is given up too.
     pub unknown: bool,
+    /// The snapshot that every founder starts from, by its SHA-256 in hexadecimal; none: an empty cluster.
+    #[serde(default)]
+    pub restore: Option<String>,
 }
 
 impl Forming {
@@ -78,6 +81,11 @@ impl Forming {
     /// The clusters that this one is formed to replace.
     pub fn abandons(&self) -> BTreeSet<ClusterId> {
         self.order.iter().filter_map(|order| order.new.as_ref()).flat_map(|new| new.abandons.clone()).collect()
+    }
+
+    /// The snapshot that its founders start from.
+    pub fn restores(&self) -> Option<&String> {
+        self.order.as_ref()?.new.as_ref()?.restore.as_ref()
     }
 
     /// The founders of this forming whom `next` does not bind (other disk or left out), when they

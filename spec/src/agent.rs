@@ -59,8 +59,19 @@ pub mod path {
     /// POST, admins, masters alone have it: `OrderRequest`, answered by `OrderAnswer`, or by why not (409).
     pub const ETCD_ORDER: &str = "/v1/etcd/order";
 
+    /// GET, admins, masters alone have it: etcd's data as one file, bytes as they come.
+    pub const ETCD_SNAPSHOT: &str = "/v1/etcd/snapshot";
+    /// POST, admins, masters alone have it: a piece of the snapshot whose SHA-256 in hexadecimal is the
+    /// name. `offset`: where the body's bytes belong; `last=1` and no body: all is sent, check and keep it.
+    pub const ETCD_RESTORE: &str = "/v1/etcd/restore/{name}";
+
     /// The part of a path that is a name.
     pub const NAME: &str = "{name}";
+
+    /// `ETCD_RESTORE` of one snapshot.
+    pub fn restore(digest: &str) -> String {
+        ETCD_RESTORE.replace(NAME, digest)
+    }
 
     /// `LOG` of one service.
     pub fn log(name: &str) -> String {

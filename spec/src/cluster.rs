@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 /// A cluster. Unknown keys are refused.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Cluster {
     /// DNS label.
@@ -37,11 +38,16 @@ pub struct Cluster {
     /// Registry host -> mirror URLs.
     #[serde(default)]
     pub registry_mirrors: BTreeMap<String, Vec<String>>,
+    /// Files of Kubernetes objects (YAML or JSON), relative to the definition's folder: the masters'
+    /// seeds carry them, and they are applied in the order of their names.
+    #[serde(default)]
+    pub manifests: Vec<String>,
     #[serde(default, rename = "machine")]
     pub machines: Vec<Machine>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum NetworkChoice {
     /// kube-proxy in nftables mode, bridge CNI, routes between hosts.
@@ -53,6 +59,7 @@ pub enum NetworkChoice {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
     Master,
@@ -71,6 +78,7 @@ impl Role {
 /// A machine of the cluster, found by MAC address, by DMI serial, or (with neither) by being any
 /// machine whose image has the role.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Machine {
     /// Host name, a DNS label, unique.
@@ -94,6 +102,7 @@ pub struct Machine {
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct MachineNetwork {
     /// Static address with prefix, `192.0.2.10/24`; absent: DHCP.
@@ -107,6 +116,7 @@ pub struct MachineNetwork {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Bond {
     /// `802.3ad`, `active-backup`, ...

@@ -48,6 +48,8 @@ pub mod files {
     /// A node's join credential: a client certificate of the `machine` authority (`agent::organization::JOIN`).
     pub const JOIN_CERTIFICATE: &str = "pki/join.crt";
     pub const JOIN_KEY: &str = "pki/join.key";
+    /// The definition's own manifests, on masters.
+    pub const MANIFESTS_DIR: &str = "manifests";
     /// Key for secrets at rest: 32 bytes, base64.
     pub const ENCRYPTION_KEY: &str = "pki/encryption.key";
 }

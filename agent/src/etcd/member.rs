@@ -4,18 +4,18 @@
 mod operator;
 
 use super::client::{self, Client, Etcd as Connection};
-use super::{Flags, note};
+use super::{Flags, note, restore, snapshot};
 use crate::facts::{Facts, under};
 use crate::grpc::GrpcError;
 use crate::machine::{Status, ask_init, say};
 use crate::peers::{PeerError, Peers};
 use crate::{files, render};
 use joining::{
-    Admission, Decision, Definition, Etcd, Health, JoinRequest, MemberAction, MemberId, Orders, Own, Plan, Reason,
-    Report, Reports, Run, Standing, Write, decide, membership,
+    Admission, Decision, Definition, Etcd, Forming, Health, Holds, JoinRequest, MemberAction, MemberId, Orders, Own,
+    Plan, Reason, Report, Reports, Run, Standing, Start, Write, decide, membership,
 };
 use ring::rand::{SecureRandom, SystemRandom};
-use spec::agent::path;
+use spec::agent::{EtcdMember, path};
 use spec::cluster::{Cluster, Role};
 use spec::status::{ETCD_HEALTHY, ETCD_WAITING, InitStatus, Request, Response};
 use spec::{paths, ports};
@@ -24,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
+use time::OffsetDateTime;
 
 /// init's name of the service, and the file that it waits for.
 const SERVICE: &str = "etcd";
@@ -33,6 +34,8 @@ const BUSY: Duration = Duration::from_millis(500);
 const CALM: Duration = Duration::from_secs(5);
 /// A member out of contact for longer than a machine needs to boot.
 const GONE: Duration = Duration::from_secs(600);
+/// A master that was just added may be missing for a moment from what another has seen.
+const REMOVED_AFTER: Duration = Duration::from_secs(15);
 /// How far a learner's log may be behind the leader's.
 const CLOSE_ENOUGH: u64 = 1000;
 const STOP_LIMIT: Duration = Duration::from_secs(30);
@@ -52,6 +55,10 @@ pub struct Member {
     admission: RefCell<Option<Admission>>,
     /// When each member last answered this agent while it stood beside the leader.
     contacts: RefCell<BTreeMap<MemberId, Instant>>,
+    /// Since when the cluster lists no such member.
+    absent_since: Cell<Option<Instant>>,
+    /// When the last snapshot that stays was taken; the first comes a period after the start.
+    kept: Cell<Instant>,
     /// One change of the members at a time.
     changing: tokio::sync::Mutex<()>,
 }
@@ -78,6 +85,8 @@ impl Member {
             orders: RefCell::new(orders),
             admission: RefCell::default(),
             contacts: RefCell::default(),
+            absent_since: Cell::default(),
+            kept: Cell::new(Instant::now()),
             changing: tokio::sync::Mutex::default(),
         }
     }
@@ -110,6 +119,7 @@ impl Member {
             let pause = self.act().await;
             if self.etcd.get() == Etcd::Serving {
                 self.manage().await;
+                self.keep_snapshot().await;
             }
             tokio::time::sleep(pause).await;
         }
@@ -122,7 +132,36 @@ impl Member {
             Err(_) if self.process().is_some() => Etcd::Running,
             Err(_) => Etcd::Stopped,
         };
-        self.etcd.set(seen);
+        let absent = !matches!(seen, Etcd::Serving | Etcd::Committed) && self.is_absent().await;
+        let since = absent.then(|| self.absent_since.get().unwrap_or_else(Instant::now));
+        self.absent_since.set(since);
+        let removed = since.is_some_and(|since| since.elapsed() > REMOVED_AFTER);
+        self.etcd.set(if removed { Etcd::Removed } else { seen });
+    }
+
+    /// Whether the cluster that this machine is a member of runs and does not list it any more.
+    async fn is_absent(&self) -> bool {
+        let own = self.standing.borrow().holds().and_then(|holds| own_member(holds, &self.facts.identity.name));
+        let (Some(own), Some(cluster)) = (own, self.cluster()) else { return false };
+        let serves = |report: &&Report| {
+            report.serving
+                && report.standing.holds().and_then(|holds| holds.cluster()).is_some_and(|(id, _)| *id == cluster)
+        };
+        let name = self.reports.borrow().values().find(serves).map(|report| report.name.clone());
+        let Some(name) = name else { return false };
+        let members: Result<Vec<EtcdMember>, _> = self.peers.get(&name, path::ETCD_MEMBERS).await;
+        members.is_ok_and(|members| !members.is_empty() && members.iter().all(|member| member.id != format!("{own:x}")))
+    }
+
+    /// Now and then a snapshot stays on this machine's disk.
+    async fn keep_snapshot(&self) {
+        if self.kept.get().elapsed() < snapshot::PERIOD {
+            return;
+        }
+        self.kept.set(Instant::now());
+        if let Err(error) = snapshot::keep(&self.root, OffsetDateTime::now_utc()).await {
+            say(format!("etcd: the snapshot that stays: {error}"));
+        }
     }
 
     async fn look_into(&self, etcd: &Connection) -> Etcd {
@@ -241,6 +280,11 @@ impl Member {
     async fn configure(&self, run: &Run) -> Result<(), String> {
         let url = self.definition.masters.get(&self.facts.identity.name).cloned().unwrap_or_default();
         let flags = Flags::of(run, &self.facts.identity.name, &url);
+        if let Start::Form(forming) = &run.start
+            && let Some(digest) = forming.restores()
+        {
+            restore::make_folder(&self.facts, &self.root, digest, &flags, &url).map_err(|error| error.to_string())?;
+        }
         let rendered = render::render_etcd(&self.facts, &self.root, &flags).map_err(|error| error.to_string())?;
         let differs = |file: &files::NewFile| match std::fs::read(&file.path) {
             Ok(found) => lasting(&found) != lasting(&file.content),
@@ -413,6 +457,24 @@ impl Member {
     }
 }
 
+/// The number by which etcd knows this machine: what it was added with, or a founder's, which etcd
+/// computes from peer URL and token (etcd 3.6, server/etcdserver/api/membership, `computeMemberID`).
+fn own_member(holds: &Holds, name: &str) -> Option<MemberId> {
+    let founder = |forming: &Forming| Some(founder_id(&forming.members.get(name)?.peer_url, &forming.id));
+    match holds {
+        Holds::Joining(admission) => Some(admission.member),
+        Holds::Data(membership) => membership.member.or_else(|| founder(membership.forming.as_ref()?)),
+        _ => None,
+    }
+}
+
+fn founder_id(peer_url: &str, token: &str) -> MemberId {
+    let hash = ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, format!("{peer_url}{token}").as_bytes());
+    let mut first = [0; 8];
+    first.copy_from_slice(&hash.as_ref()[..8]);
+    u64::from_be_bytes(first)
+}
+
 /// The masters and their peer URLs. One master alone may have its address by DHCP.
 fn definition(cluster: &Cluster, own_name: &str, own_url: Option<String>) -> Definition {
     let masters = cluster.machines.iter().filter(|machine| machine.role == Role::Master);
@@ -507,4 +569,15 @@ async fn all<F: Future + Unpin>(futures: &mut [F]) -> Vec<F::Output> {
     })
     .await;
     outcomes.into_iter().flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_founders_number_is_the_one_that_etcd_gives() {
+        // As `etcdctl member list` showed it for a founder with this peer URL and token.
+        assert_eq!(format!("{:x}", founder_id("http://127.0.0.1:23800", "c1")), "f6202f174c770188");
+    }
 }

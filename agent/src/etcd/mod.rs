@@ -4,9 +4,13 @@
 mod client;
 mod member;
 mod note;
+mod restore;
+mod snapshot;
 
 pub use client::{Client, ClientError};
 pub use member::Member;
+pub use restore::{finish, write_piece};
+pub use snapshot::send as send_snapshot;
 
 use joining::{Run, Start};
 use std::collections::BTreeMap;
@@ -23,6 +27,12 @@ pub struct Flags {
 }
 
 impl Flags {
+    /// As etcd's flag has it.
+    pub fn initial_cluster(&self) -> String {
+        let members: Vec<String> = self.members.iter().map(|(name, url)| format!("{name}={url}")).collect();
+        members.join(",")
+    }
+
     /// `name` and `peer_url`: this machine's.
     pub fn of(run: &Run, name: &str, peer_url: &str) -> Flags {
         let own = || BTreeMap::from([(name.to_owned(), peer_url.to_owned())]);

@@ -16,7 +16,7 @@ use crate::server::{Answer, Caller, Handler, Question};
 use crate::{certificates, etcd, join};
 use hyper::StatusCode;
 use serde::de::DeserializeOwned;
-use spec::agent::{AgentStatus, OrderAnswer, OrderRequest, VERSION};
+use spec::agent::{Accepted, AgentStatus, OrderAnswer, OrderRequest, VERSION};
 use spec::paths;
 use spec::status::InitStatus;
 use std::fmt::Display;
@@ -53,7 +53,21 @@ impl Handler for NodeApi {
                 Err(reason) => Answer::refusal(StatusCode::SERVICE_UNAVAILABLE, reason),
             },
             (Call::EtcdOrder, Some(member)) => order(member, caller, body),
-            (Call::Report | Call::Learner | Call::Join | Call::EtcdMembers | Call::EtcdOrder, None) => {
+            (Call::EtcdSnapshot, Some(_)) => match etcd::send_snapshot(&self.root).await {
+                Ok(chunks) => Answer::bytes(chunks),
+                Err(error) => Answer::refusal(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+            },
+            (Call::EtcdRestore, Some(_)) => restore(&self.root, name, query, body),
+            (
+                Call::Report
+                | Call::Learner
+                | Call::Join
+                | Call::EtcdMembers
+                | Call::EtcdOrder
+                | Call::EtcdSnapshot
+                | Call::EtcdRestore,
+                None,
+            ) => {
                 let reason = format!("{} is no master: {path} is for masters", self.facts.identity.name);
                 Answer::refusal(StatusCode::NOT_FOUND, reason)
             }
@@ -131,7 +145,8 @@ fn order(member: &etcd::Member, caller: &Caller, body: &[u8]) -> Answer {
         Ok(request) => request,
         Err(refusal) => return refusal,
     };
-    let new = request.new.map(|new| joining::New { abandons: new.abandons, unknown: new.unknown });
+    let new =
+        request.new.map(|new| joining::New { abandons: new.abandons, unknown: new.unknown, restore: new.restore });
     match member.order(&caller.name, request.without, new) {
         Ok(order) => Answer::of(&OrderAnswer {
             number: order.number,
@@ -139,6 +154,22 @@ fn order(member: &etcd::Member, caller: &Caller, body: &[u8]) -> Answer {
             without: order.without,
         }),
         Err(reason) => Answer::refusal(StatusCode::CONFLICT, reason.to_string()),
+    }
+}
+
+/// A piece of a snapshot, or the word that all are sent.
+fn restore(root: &Path, digest: &str, query: &str, body: &[u8]) -> Answer {
+    let outcome = match query.split_once('=') {
+        Some(("offset", offset)) => match offset.parse() {
+            Ok(offset) => etcd::write_piece(root, digest, offset, body),
+            Err(_) => return bad(&format!("{query}: offset=BYTES or last=1 is wanted")),
+        },
+        Some(("last", "1")) => etcd::finish(root, digest),
+        _ => return bad(&format!("{query:?}: offset=BYTES or last=1 is wanted")),
+    };
+    match outcome {
+        Ok(()) => Answer::of(&Accepted { message: "kept".into() }),
+        Err(error) => Answer::refusal(StatusCode::CONFLICT, error.to_string()),
     }
 }
 

@@ -22,6 +22,8 @@ pub enum Call {
     Shutdown,
     Reset,
     EtcdOrder,
+    EtcdSnapshot,
+    EtcdRestore,
 }
 
 #[derive(Debug)]
@@ -39,10 +41,12 @@ const JOINERS: &[&str] = &[organization::JOIN, organization::NODE];
 const ADMINS: &[&str] = &[organization::ADMIN];
 const OPERATORS: &[&str] = &[organization::OPERATOR, organization::ADMIN];
 const READERS: &[&str] = &[organization::READER, organization::OPERATOR, organization::ADMIN];
+const MASTERS_AND_READERS: &[&str] =
+    &[organization::MASTER, organization::READER, organization::OPERATOR, organization::ADMIN];
 const MEMBERS_AND_READERS: &[&str] =
     &[organization::MASTER, organization::NODE, organization::READER, organization::OPERATOR, organization::ADMIN];
 
-pub static TABLE: [Endpoint; 15] = [
+pub static TABLE: [Endpoint; 17] = [
     get(path::REPORT, MASTERS, Call::Report),
     post(path::LEARNER, MASTERS, Call::Learner),
     post(path::JOIN, JOINERS, Call::Join),
@@ -53,11 +57,13 @@ pub static TABLE: [Endpoint; 15] = [
     get(path::NETWORK, READERS, Call::Network),
     get(path::DISKS, READERS, Call::Disks),
     get(path::CERTIFICATES, READERS, Call::Certificates),
-    get(path::ETCD_MEMBERS, READERS, Call::EtcdMembers),
+    get(path::ETCD_MEMBERS, MASTERS_AND_READERS, Call::EtcdMembers),
     post(path::REBOOT, OPERATORS, Call::Reboot),
     post(path::SHUTDOWN, OPERATORS, Call::Shutdown),
     post(path::RESET, ADMINS, Call::Reset),
     post(path::ETCD_ORDER, ADMINS, Call::EtcdOrder),
+    get(path::ETCD_SNAPSHOT, ADMINS, Call::EtcdSnapshot),
+    post(path::ETCD_RESTORE, ADMINS, Call::EtcdRestore),
 ];
 
 const fn get(path: &'static str, callers: &'static [&'static str], call: Call) -> Endpoint {
@@ -136,11 +142,13 @@ mod tests {
                 "GET /v1/network roa",
                 "GET /v1/disks roa",
                 "GET /v1/certificates roa",
-                "GET /v1/etcd/members roa",
+                "GET /v1/etcd/members mroa",
                 "POST /v1/reboot oa",
                 "POST /v1/shutdown oa",
                 "POST /v1/reset a",
                 "POST /v1/etcd/order a",
+                "GET /v1/etcd/snapshot a",
+                "POST /v1/etcd/restore/{name} a",
             ]
         );
     }

@@ -6,7 +6,7 @@ mod status;
 
 use super::{print, print_json};
 use crate::cluster::{
-    Access, DEFAULT, Definition, NewCluster, create, is_label, user_kubeconfig, write_kubeconfig, write_seed,
+    Access, DEFAULT, Definition, NewCluster, create, is_label, schema, user_kubeconfig, write_kubeconfig, write_seed,
 };
 use crate::error::{Error, Result};
 use crate::request::Context;
@@ -41,6 +41,8 @@ pub(super) enum ClusterCommand {
         #[arg(default_value = DEFAULT)]
         name: String,
     },
+    /// Print the JSON schema of cluster.toml
+    Schema,
     /// Write the seed of one machine into an image that is built already
     Seed {
         #[arg(default_value = DEFAULT)]
@@ -123,6 +125,7 @@ pub(super) fn execute(context: &Context, command: &ClusterCommand) -> Result<()>
         }
         ClusterCommand::Check { name } => check(context, &read(name)?, now),
         ClusterCommand::Show { name } => show(context, &read(name)?),
+        ClusterCommand::Schema => print_json(&schema()),
         ClusterCommand::Seed { name, machine, image } => {
             let definition = read(name)?;
             definition.require_sound(context, now)?;

@@ -4,6 +4,8 @@ mod access;
 mod check;
 mod create;
 mod image;
+mod manifests;
+mod schema;
 mod secrets;
 mod seed;
 
@@ -20,6 +22,7 @@ pub use access::{Access, LONGEST_ACCESS, machine_authority, operator_credential,
 pub use check::{Findings, is_label};
 pub use create::{Master, NewCluster, create, write_kubeconfig};
 pub use image::write_seed;
+pub use schema::schema;
 pub use seed::{bound_machine, seed_files};
 
 /// The definition's file.
@@ -86,6 +89,7 @@ impl Definition {
                 .problems
                 .push(Problem::new(message).at(self.places.get("name"), "this name").help("give both one name"));
         }
+        findings.extend(manifests::check(self));
         findings.extend(secrets::check(&self.folder, &self.source.name, &self.cluster.name, now));
         findings
     }

@@ -1,6 +1,6 @@
 //! The files of a machine's seed.
 
-use super::{Definition, no_machine, secrets};
+use super::{Definition, manifests, no_machine, secrets};
 use crate::error::{Error, Problem, Result};
 use pki::{AuthorityName, JOIN_LIFE, Leaf, LeafRequest, Secrets};
 use spec::agent::organization;
@@ -45,6 +45,9 @@ pub fn seed_files(
         .collect();
     contents.insert(files::CLUSTER.to_owned(), definition.source.text.clone().into_bytes());
     contents.insert(files::MACHINE.to_owned(), about.into_bytes());
+    if role == Role::Master {
+        contents.extend(manifests::read(definition)?);
+    }
     if let (Role::Node, Some(name)) = (role, name) {
         let leaf = join_credential(&secrets, name, now)?;
         contents.insert(files::JOIN_CERTIFICATE.to_owned(), leaf.certificate.into_bytes());

@@ -111,6 +111,16 @@ impl Client {
         document(answer.map_err(|error| self.silent(&error))?)
     }
 
+    /// POST of bytes, answered by a JSON document.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub fn post_bytes<A: DeserializeOwned>(&self, path: &str, body: &[u8]) -> std::result::Result<A, Trouble> {
+        let request = self.agent.post(self.url(path)).config().timeout_global(Some(self.limit)).build();
+        let answer = request.content_type("application/octet-stream").send(body);
+        document(answer.map_err(|error| self.silent(&error))?)
+    }
+
     /// GET of a text that may go on for ever.
     ///
     /// # Errors

@@ -279,7 +279,7 @@ fn an_order_against_a_cluster_that_runs_is_refused() {
     let mut world = formed(3);
     wipe(&mut world, 0);
     world.run(Event::Hear { to: 0, from: 1 });
-    let new = Some(New { abandons: ["c1".to_owned()].into(), unknown: true });
+    let new = Some(New { abandons: ["c1".to_owned()].into(), unknown: true, restore: None });
     let without = ["m3".to_owned()].into();
     let refused = Order::issue(&world.own(0), &world.definition, &world.machines[0].heard, "o".into(), without, new);
     assert!(matches!(refused, Err(Reason::StillRuns { name, .. }) if name == "m2"));

@@ -174,6 +174,9 @@ pub struct NewCluster {
     /// Damaged data too of which nobody can say whose it is.
     #[serde(default)]
     pub unknown: bool,
+    /// The snapshot that every founder starts from, by its SHA-256 in hexadecimal; each has been sent it.
+    #[serde(default)]
+    pub restore: Option<String>,
 }
 
 /// The order as the agent keeps it.

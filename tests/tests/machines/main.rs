@@ -2,6 +2,7 @@
 //! that two machines run at a time.
 
 mod broken_service;
+mod cluster;
 mod dead_clock;
 mod full_kernel;
 mod oracles;

@@ -250,7 +250,7 @@ mod tests {
             number: 3,
             members: [("m1".to_owned(), "s1".to_owned())].into(),
             without: ["m3".to_owned()].into(),
-            new: Some(New { abandons: ["c1".to_owned()].into(), unknown: false }),
+            new: Some(New { abandons: ["c1".to_owned()].into(), unknown: false, restore: None }),
         };
         write_order(root.path(), &order).unwrap();
         assert_eq!(read_orders(root.path()).latest, Some(order));

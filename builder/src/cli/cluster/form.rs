@@ -62,6 +62,7 @@ fn request(definition: &Definition, arguments: &FormArguments) -> Result<OrderRe
     let new = (!arguments.new.is_empty()).then(|| NewCluster {
         abandons: arguments.new.iter().filter(|id| *id != UNKNOWN).cloned().collect(),
         unknown: arguments.new.iter().any(|id| id == UNKNOWN),
+        restore: None,
     });
     Ok(OrderRequest { without: arguments.without.iter().cloned().collect(), new })
 }

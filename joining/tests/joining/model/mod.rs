@@ -274,7 +274,7 @@ impl World {
         let others = self.machines.iter().enumerate().filter(|(index, _)| *index != at).map(|(_, machine)| machine);
         let names = others.filter(off).map(|machine| machine.name.clone()).collect();
         let abandons = self.clusters.keys().cloned().collect();
-        if self.order(at, names, Some(New { abandons, unknown: true })) {
+        if self.order(at, names, Some(New { abandons, unknown: true, restore: None })) {
             self.new_orders += 1;
         }
     }

@@ -1,0 +1,104 @@
+//! Stories of nodes that join, natively: the real agents, etcd and API server; kubelet's part is played
+//! by its own requests, sent with its own credentials through the node's balancer.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use spec::cluster::Role;
+use spec::paths;
+use stories::native::{Native, Room};
+use stories::{Failure, Lab, Result, StoryCluster, expect, story};
+
+const MASTER: [&str; 4] = ["agent", "etcd", "kube-apiserver", "kube-controller-manager"];
+const DEFINITION: &str = r#"
+[[machine]]
+name = "m1"
+role = "master"
+mac = "52:54:00:00:00:01"
+network = { address = "192.0.2.1/24" }
+
+[[machine]]
+name = "n1"
+role = "node"
+mac = "52:54:00:00:00:11"
+network = { address = "192.0.2.11/24" }
+
+[[machine]]
+name = "n2"
+role = "node"
+mac = "52:54:00:00:00:12"
+network = { address = "192.0.2.12/24" }
+"#;
+
+fn joined(lab: &Lab, room: &Room) -> Result<(StoryCluster, Native, Native)> {
+    let cluster = StoryCluster::new(lab, DEFINITION)?;
+    let mut master = Native::new(room, &cluster, "m1", "192.0.2.1/24", Role::Master)?;
+    let mut node = Native::new(room, &cluster, "n1", "192.0.2.11/24", Role::Node)?;
+    // The node first: it waits for its master.
+    node.power_on(&["agent"])?;
+    master.power_on(&MASTER)?;
+    node.eventually("its credentials", || {
+        expect(node.path(paths::JOINED_FILE).exists(), "the mark of a machine that has joined", "none")
+    })?;
+    Ok((cluster, master, node))
+}
+
+/// As the kubelet of the node asks for its certificate.
+fn ask(node: &Native, request_name: &str, common_name: &str) -> Result {
+    let request = pki::signing_request(common_name, Some("system:nodes"), &[], &[]);
+    let (request, _) = request.map_err(|error| Failure::Unexpected(error.to_string()))?;
+    let path = node.path(&format!("/tmp/{request_name}.yaml"));
+    let text = format!(
+        "apiVersion: certificates.k8s.io/v1\nkind: CertificateSigningRequest\nmetadata: {{name: {request_name}}}\n\
+         spec:\n  signerName: kubernetes.io/kube-apiserver-client-kubelet\n\
+         \x20 usages: [digital signature, client auth]\n  request: {}\n",
+        STANDARD.encode(request)
+    );
+    std::fs::write(&path, text).map_err(Failure::file(&path, "write"))?;
+    let kubectl = "/usr/bin/kubectl --kubeconfig=/etc/kubernetes/bootstrap.kubeconfig";
+    node.eventually("asking", || node.run(&format!("{kubectl} create -f /tmp/{request_name}.yaml"))).map(drop)
+}
+
+fn condition(master: &Native, request: &str, wanted: &str) -> Result {
+    master.eventually(&format!("{request} {wanted}"), || {
+        let found = master.kubectl(&format!("get csr {request} -o jsonpath={{.status.conditions[*].type}}"))?;
+        expect(found == wanted, wanted, found)
+    })
+}
+
+#[test]
+fn a_node_gets_credentials_in_its_own_name_and_in_no_other() {
+    story("native-node-joins", |lab| {
+        let room = Room::new()?;
+        let (_, master, node) = joined(lab, &room)?;
+        ask(&node, "own", "system:node:n1")?;
+        ask(&node, "others", "system:node:n2")?;
+        ask(&node, "masters", "system:node:m1")?;
+        condition(&master, "own", "Approved")?;
+        condition(&master, "others", "Denied")?;
+        condition(&master, "masters", "Denied")?;
+        let folder = node.path(paths::PKI_DIR);
+        let authorities = std::fs::read_dir(folder.join("kubernetes")).map_err(Failure::file(&folder, "read"))?;
+        let keys: Vec<_> = authorities.flatten().map(|entry| entry.file_name()).collect();
+        expect(!keys.iter().any(|name| name == "ca.key"), "no authority's key on a node", format!("{keys:?}"))
+    });
+}
+
+#[test]
+fn a_second_machine_with_the_same_credential_waits_for_an_operator() {
+    story("native-stolen-credential", |lab| {
+        let room = Room::new()?;
+        let (cluster, master, mut node) = joined(lab, &room)?;
+        master.kubectl("get configmap -n kube-system imgbuild-joined-n1")?;
+        // The same seed on another disk.
+        node.wipe(&cluster)?;
+        node.power_on(&["agent"])?;
+        node.eventually("the reason", || {
+            let phase = node.phase()?;
+            expect(phase.contains("only one may have that name"), "why it waits", phase)
+        })?;
+        // An operator says that the first one is gone.
+        master.kubectl("delete configmap -n kube-system imgbuild-joined-n1")?;
+        node.eventually("its credentials", || {
+            expect(node.path(paths::JOINED_FILE).exists(), "the mark of a machine that has joined", "none")
+        })
+    });
+}
