@@ -169,7 +169,7 @@ fn an_order_goes_to_a_master_that_answers() {
     project.done(&words(&form(&["--without", "m2", "--i-lost-everything", "--new", "c1", "unknown"])));
     let bodies: Vec<Value> = agent.asked().iter().map(|asked| serde_json::from_str(&asked.body).unwrap()).collect();
     assert_eq!(bodies[0], json!({"without": ["m2"], "new": null}));
-    assert_eq!(bodies[1], json!({"without": ["m2"], "new": {"abandons": ["c1"], "unknown": true}}));
+    assert_eq!(bodies[1], json!({"without": ["m2"], "new": {"abandons": ["c1"], "unknown": true, "restore": null}}));
     assert!(agent.asked().iter().all(|asked| asked.organization == "imgbuild:admin"));
 
     for (arguments, part) in [

@@ -111,8 +111,10 @@ fn check(file: &Path, bytes: &[u8]) -> Result<()> {
     let whole = body > 0 && body.is_multiple_of(512) && Sha256::digest(&bytes[..body])[..] == bytes[body..];
     match whole {
         true => Ok(()),
-        false => Err(Error::failure(format!("{} is no whole snapshot of etcd: its checksum does not fit", file.display()))
-            .help("save it anew")),
+        false => {
+            Err(Error::failure(format!("{} is no whole snapshot of etcd: its checksum does not fit", file.display()))
+                .help("save it anew"))
+        }
     }
 }
 
@@ -139,11 +141,8 @@ fn restore(context: &Context, arguments: &RestoreArguments) -> Result<()> {
         arguments.addresses.ask_first(&definition, &[founder], organization::ADMIN, send)?;
         context.progress.note(&format!("{founder} has the snapshot"));
     }
-    let new = NewCluster {
-        abandons: arguments.gives_up.iter().cloned().collect(),
-        unknown: false,
-        restore: Some(digest),
-    };
+    let new =
+        NewCluster { abandons: arguments.gives_up.iter().cloned().collect(), unknown: false, restore: Some(digest) };
     let request = OrderRequest { without: arguments.without.iter().cloned().collect(), new: Some(new) };
     let ask = |client: &Client| client.post(path::ETCD_ORDER, &request);
     let (master, order): (String, OrderAnswer) =
