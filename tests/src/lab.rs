@@ -241,7 +241,9 @@ pub fn agent() -> Result<Vec<u8>> {
     let context = context()?;
     let package = spec::paths::AGENT.rsplit('/').next().unwrap_or_default();
     let wrong = |error: &dyn std::fmt::Display| Failure::Builder(error.to_string());
-    let built = imgbuild::sources::cargo::build(&context.project.root, &[package], false, &context.progress);
+    // Both, as a build of an image asks: cargo would compile everything anew for one alone.
+    let packages = ["agent", "init"];
+    let built = imgbuild::sources::cargo::build(&context.project.root, &packages, false, &context.progress);
     let programs = built.map_err(|error| wrong(&error))?;
     let content = programs.files.get(package).ok_or_else(|| wrong(&"cargo made no agent"))?;
     content.read().map(|bytes| bytes.to_vec()).map_err(|error| wrong(&error))
