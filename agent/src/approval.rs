@@ -105,7 +105,7 @@ fn judge_serving(
     }
     let Some(node) = node else { return Verdict::Leave(format!("the node {name} does not exist yet")) };
     let (names, mut addresses) = node_addresses(node);
-    addresses.extend(machine.network.address.as_deref().and_then(crate::facts::address));
+    addresses.extend(machine.static_address());
     if let Some(found) = request.names.iter().find(|found| *found != name && !names.contains(found)) {
         return Verdict::Deny(format!("the name {found:?} is not the node's"));
     }

@@ -5,7 +5,7 @@ use crate::facts::{Facts, under};
 use crate::files::{self, FileError, NewFile};
 use pki::{Authority, AuthorityName, Credential, LEAF_LIFE, LeafRequest, Usage};
 use spec::agent::organization;
-use spec::cluster::{Cluster, Role};
+use spec::cluster::{Cluster, Machine};
 use spec::{paths, ports};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -123,12 +123,11 @@ fn api_server_certificates(facts: &Facts, addresses: &[IpAddr]) -> Result<Vec<Wa
     names.push(facts.identity.name.clone());
     names.extend(cluster.api_name.clone());
     // Clients may come to any master by the name or address of another: through a balancer.
-    let masters = || cluster.machines.iter().filter(|machine| machine.role == Role::Master);
-    names.extend(masters().map(|machine| machine.name.clone()));
+    names.extend(cluster.masters().map(|machine| machine.name.clone()));
     let mut own = vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST), api_service_address(cluster)?];
     own.extend(addresses);
-    own.extend(masters().filter_map(|machine| machine.network.address.as_deref().and_then(crate::facts::address)));
-    own.extend(cluster.virtual_address.as_deref().and_then(crate::facts::address));
+    own.extend(cluster.masters().filter_map(Machine::static_address));
+    own.extend(cluster.virtual_address.as_deref().and_then(spec::cluster::address));
     Ok(vec![
         wanted(
             "kubernetes/apiserver",

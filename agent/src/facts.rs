@@ -48,7 +48,7 @@ impl Facts {
 
     /// The machine's own addresses without their prefixes, the main one first.
     pub fn addresses(&self) -> Vec<IpAddr> {
-        self.identity.addresses.iter().filter_map(|text| address(text)).collect()
+        self.identity.addresses.iter().filter_map(|text| spec::cluster::address(text)).collect()
     }
 
     /// This machine's entry in the cluster definition: by name, else the only one without a MAC
@@ -81,11 +81,6 @@ pub fn identity(root: &Path) -> Result<Identity> {
 /// An absolute path of the machine below another root.
 pub fn under(root: &Path, path: &str) -> PathBuf {
     root.join(path.trim_start_matches('/'))
-}
-
-/// The address of `192.0.2.1/24` or `192.0.2.1`.
-pub fn address(text: &str) -> Option<IpAddr> {
-    text.split('/').next()?.parse().ok()
 }
 
 fn json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {

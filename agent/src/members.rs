@@ -3,11 +3,10 @@
 //! empty.
 
 use crate::api::{Api, ApiError};
-use crate::facts;
 use crate::machine::say;
 use crate::nft;
 use crate::nodes::{self, Nodes};
-use spec::cluster::Cluster;
+use spec::cluster::{Cluster, Machine};
 use spec::firewall::{MEMBERS, MEMBERS6, TABLE};
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -23,7 +22,7 @@ const RETRY: Duration = Duration::from_secs(2);
 
 /// The machines' static addresses.
 pub fn from_definition(cluster: &Cluster) -> BTreeSet<IpAddr> {
-    cluster.machines.iter().filter_map(|machine| facts::address(machine.network.address.as_deref()?)).collect()
+    cluster.machines.iter().filter_map(Machine::static_address).collect()
 }
 
 /// Fills the sets with exactly these. Fails until the firewall's ruleset is loaded.

@@ -9,7 +9,7 @@ use hyper::Request;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use spec::agent::Refusal;
-use spec::cluster::Role;
+use spec::cluster::Machine;
 use spec::ports;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -43,12 +43,9 @@ pub struct Peers {
 
 impl Peers {
     pub fn new(facts: &Facts, tls: Arc<ClientConfig>) -> Peers {
-        let masters = facts.cluster.machines.iter().filter(|machine| machine.role == Role::Master);
-        let masters = masters.filter(|machine| machine.name != facts.identity.name);
-        let address = |text: &str| Some(SocketAddr::new(crate::facts::address(text)?, ports::AGENT));
-        let masters = masters
-            .map(|machine| (machine.name.clone(), machine.network.address.as_deref().and_then(address)))
-            .collect();
+        let others = facts.cluster.masters().filter(|machine| machine.name != facts.identity.name);
+        let socket = |machine: &Machine| Some(SocketAddr::new(machine.static_address()?, ports::AGENT));
+        let masters = others.map(|machine| (machine.name.clone(), socket(machine))).collect();
         Peers { tls, masters, connections: RefCell::default() }
     }
 

@@ -9,7 +9,7 @@ use crate::files::{self, FileError, NewFile};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, UndefinedBehavior, Value, context};
-use spec::cluster::{Cluster, Machine, Role};
+use spec::cluster::{Machine, Role};
 use spec::{paths, ports, seed};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -152,6 +152,12 @@ fn values(facts: &Facts) -> Result<Value, RenderError> {
     if upstreams.is_empty() {
         upstreams.extend(facts.identity.dns.clone());
     }
+    // One of this machine's own would be asked in a circle for ever.
+    upstreams.retain(|server| {
+        server.parse().map_or(true, |server: IpAddr| {
+            !server.is_loopback() && !addresses.contains(&server) && server != IpAddr::V4(ports::NODE_DNS_ADDRESS)
+        })
+    });
     Ok(context! {
         name => facts.identity.name.as_str(),
         machine_id => facts.identity.machine_id.as_str(),
@@ -159,7 +165,7 @@ fn values(facts: &Facts) -> Result<Value, RenderError> {
         // As it stands in a URL.
         url_address => if address.contains(':') { format!("[{address}]") } else { address.clone() },
         address,
-        masters => masters(&facts.cluster).count(),
+        masters => facts.cluster.masters().count(),
         dns_masters => dns_masters(facts),
         addresses => addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
         cluster => Value::from(Serde(&facts.cluster)),
@@ -174,7 +180,7 @@ fn values(facts: &Facts) -> Result<Value, RenderError> {
         kubernetes_ca => facts.secrets.text(&pki::AuthorityName::Kubernetes.certificate_file())?,
         ports => context! {
             api => ports::KUBE_APISERVER, etcd_client => ports::ETCD_CLIENT, etcd_peer => ports::ETCD_PEER,
-            etcd_metrics => ports::ETCD_METRICS, kubelet => ports::KUBELET, kubelet_health => ports::KUBELET_HEALTH,
+            etcd_metrics => ports::ETCD_METRICS, etcd_http => ports::ETCD_HTTP, kubelet => ports::KUBELET, kubelet_health => ports::KUBELET_HEALTH,
             proxy_health => ports::KUBE_PROXY_HEALTH, controller_manager => ports::KUBE_CONTROLLER_MANAGER,
             scheduler => ports::KUBE_SCHEDULER, dns_master => ports::DNS_MASTER,
             node_port_first => ports::NODE_PORT_FIRST, node_port_last => ports::NODE_PORT_LAST,
@@ -189,16 +195,11 @@ fn values(facts: &Facts) -> Result<Value, RenderError> {
     })
 }
 
-fn masters(cluster: &Cluster) -> impl Iterator<Item = &Machine> {
-    cluster.machines.iter().filter(|machine| machine.role == Role::Master)
-}
-
 /// Where CoreDNS of the masters answers, `ADDRESS:PORT`; a master asks itself first of all.
 fn dns_masters(facts: &Facts) -> Vec<String> {
     let own = facts.is_master().then_some(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    let others = masters(&facts.cluster)
-        .filter(|machine| machine.name != facts.identity.name)
-        .filter_map(|machine| machine.network.address.as_deref().and_then(crate::facts::address));
+    let others = facts.cluster.masters().filter(|machine| machine.name != facts.identity.name);
+    let others = others.filter_map(Machine::static_address);
     own.into_iter().chain(others).map(|address| SocketAddr::new(address, ports::DNS_MASTER).to_string()).collect()
 }
 

@@ -11,7 +11,7 @@ use crate::peers::Peers;
 use crate::server;
 use crate::{approval, certificates, etcd, http, join, link_address, manifests, members, node, render, routes, vip};
 use rustix::fs::inotify;
-use spec::cluster::{Machine, NetworkChoice, Role};
+use spec::cluster::{Machine, NetworkChoice};
 use spec::status::{NodeStatus, Request, Response};
 use spec::{paths, ports};
 use std::mem::MaybeUninit;
@@ -103,8 +103,9 @@ async fn configure(root: &Path, facts: &Facts, outdated: impl Iterator<Item = &'
     Ok(())
 }
 
-fn mark_joined(root: &Path) -> Result<(), RunError> {
-    Ok(crate::files::write(&crate::facts::under(root, paths::JOINED_FILE), "", 0o644, false)?)
+/// Makes a file that services wait for.
+fn mark(root: &Path, file: &str) -> Result<(), RunError> {
+    Ok(crate::files::write(&crate::facts::under(root, file), "", 0o644, false)?)
 }
 
 /// A master: everything that goes on side by side.
@@ -115,7 +116,7 @@ async fn master(root: &Path, facts: Rc<Facts>, status: Rc<Status>, clock: Round)
         say(format!("issued {name}: the old one {reason}"));
     }
     status.phase("writing configurations");
-    mark_joined(root)?;
+    mark(root, paths::JOINED_FILE)?;
     // This process has read the new certificates of its own already.
     configure(root, &facts, issued.restart.into_iter().filter(|service| *service != "agent")).await?;
 
@@ -157,7 +158,7 @@ async fn node_machine(root: &Path, facts: Rc<Facts>, status: Rc<Status>, clock: 
         tokio::time::sleep(PAUSE).await;
     }
     join::write_kubeconfigs(&facts, root)?;
-    mark_joined(root)?;
+    mark(root, paths::JOINED_FILE)?;
 
     let judge = Rc::new(Notify::new());
     let api = Rc::new(balanced_api(root)?);
@@ -382,11 +383,13 @@ async fn control(root: &Path, facts: &Facts, api: &Api, status: &Status) {
 /// done; who starts then is refused and backs off for seconds. So init waits for this file.
 async fn wait_for_api(root: &Path, api: &Api, status: &Status) {
     status.phase("waiting for the API server");
-    while api.health("/readyz").await.is_err() {
-        tokio::time::sleep(RETRY).await;
+    // The last of its checks to pass is asked for alone: the whole list reads from etcd each time.
+    for path in ["/readyz/poststarthook/rbac/bootstrap-roles", "/readyz"] {
+        while api.health(path).await.is_err() {
+            tokio::time::sleep(RETRY).await;
+        }
     }
-    let mark = crate::facts::under(root, paths::API_READY_FILE);
-    if let Err(error) = crate::files::write(&mark, "", 0o644, false) {
+    if let Err(error) = mark(root, paths::API_READY_FILE) {
         say(format!("telling init that the API server is ready: {error}"));
     }
 }
@@ -418,10 +421,8 @@ async fn keep_network(facts: &Facts, api: &Api) {
 
 /// The machine's own way to any master's API server, for its programs.
 async fn balance(root: &Path, facts: &Facts) -> Result<(), RunError> {
-    let masters = facts.cluster.machines.iter().filter(|machine| machine.role == Role::Master);
-    let address = |machine: &Machine| crate::facts::address(machine.network.address.as_deref()?);
-    let backends: Vec<SocketAddr> =
-        masters.filter_map(address).map(|address| SocketAddr::new(address, ports::KUBE_APISERVER)).collect();
+    let addresses = facts.cluster.masters().filter_map(Machine::static_address);
+    let backends: Vec<SocketAddr> = addresses.map(|address| SocketAddr::new(address, ports::KUBE_APISERVER)).collect();
     if backends.is_empty() {
         return Ok(());
     }
@@ -435,7 +436,7 @@ async fn balance(root: &Path, facts: &Facts) -> Result<(), RunError> {
 
 /// Takes part in holding the masters' virtual address, where there is one.
 async fn hold_virtual_address(facts: &Facts, api: &Api) {
-    let Some(address) = facts.cluster.virtual_address.as_deref().and_then(crate::facts::address) else { return };
+    let Some(address) = facts.cluster.virtual_address.as_deref().and_then(spec::cluster::address) else { return };
     loop {
         let Err(error) = vip::hold(api, &facts.identity.name, &facts.identity.interface, address).await;
         say(format!("virtual address {address}: {error}"));

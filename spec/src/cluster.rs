@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 /// A cluster. Unknown keys are refused.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -143,6 +144,25 @@ pub struct Identity {
     pub ntp: Vec<String>,
     /// The first boot of this state.
     pub fresh_state: bool,
+}
+
+impl Cluster {
+    /// The definition's masters, in its order.
+    pub fn masters(&self) -> impl Iterator<Item = &Machine> {
+        self.machines.iter().filter(|machine| machine.role == Role::Master)
+    }
+}
+
+impl Machine {
+    /// Its address when that is a fixed one, without the prefix; `None` by DHCP.
+    pub fn static_address(&self) -> Option<IpAddr> {
+        address(self.network.address.as_deref()?)
+    }
+}
+
+/// The address of `192.0.2.1/24` or `192.0.2.1`.
+pub fn address(text: &str) -> Option<IpAddr> {
+    text.split('/').next()?.parse().ok()
 }
 
 fn default_domain() -> String {

@@ -5,6 +5,9 @@ pub const ETCD_CLIENT: u16 = 2379;
 pub const ETCD_PEER: u16 = 2380;
 /// etcd's plain-HTTP metrics and health, on loopback only.
 pub const ETCD_METRICS: u16 = 2381;
+/// etcd's HTTP, on loopback only: what shares a port with it serves gRPC through net/http, which takes
+/// several times the processor time of gRPC's own server.
+pub const ETCD_HTTP: u16 = 2382;
 pub const KUBELET: u16 = 10250;
 /// Kubelet's health endpoint, on loopback only.
 pub const KUBELET_HEALTH: u16 = 10248;
@@ -31,11 +34,12 @@ pub const BGP: u16 = 179;
 pub const GOBGP: u16 = 50051;
 /// Ports above 1023 that the appliance's own programs listen on, on loopback too: no outgoing
 /// connection may take one of them.
-pub const RESERVED: [u16; 14] = [
+pub const RESERVED: [u16; 15] = [
     KUBE_APISERVER,
     ETCD_CLIENT,
     ETCD_PEER,
     ETCD_METRICS,
+    ETCD_HTTP,
     KUBELET,
     KUBELET_HEALTH,
     KUBE_PROXY_HEALTH,

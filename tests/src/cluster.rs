@@ -54,6 +54,20 @@ impl StoryCluster {
         &self.definition
     }
 
+    /// A project folder for `imgbuild --project`: the workspace's with this cluster in it.
+    pub(crate) fn project(&self) -> Result<PathBuf> {
+        let clusters = self.definition.folder.parent().and_then(std::path::Path::parent);
+        let folder = clusters.ok_or_else(|| Failure::Unexpected("the cluster's folder stands nowhere".into()))?;
+        for part in ["profiles", "components", "overlays"] {
+            let link = folder.join(part);
+            if !link.exists() {
+                std::os::unix::fs::symlink(crate::workspace().join(part), &link)
+                    .map_err(Failure::file(&link, "make"))?;
+            }
+        }
+        Ok(folder.to_owned())
+    }
+
     pub(crate) fn kubeconfig(&self) -> PathBuf {
         self.definition.folder.join(ADMIN_KUBECONFIG)
     }

@@ -82,6 +82,11 @@ impl<'lab> Computer<'lab> {
         std::fs::rename(image, self.disk()).map_err(Failure::file(image, "move"))
     }
 
+    /// Who its API knows.
+    pub fn take_kubeconfig(&mut self, kubeconfig: &Path) {
+        self.kubeconfig = kubeconfig.into();
+    }
+
     /// Gives the disk this size in bytes.
     pub fn resize_disk(&mut self, size: u64) -> Result {
         let path = self.disk();

@@ -29,12 +29,13 @@ use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 
 const OVERLAYS: [&str; 7] = ["base", "containerd", "dns", "monitoring", "etcd", "kubernetes", "kubernetes-master"];
-const LINKS: [(&str, &str); 5] = [
+const LINKS: [(&str, &str); 6] = [
     ("kube-apiserver", "kubernetes"),
     ("kube-controller-manager", "kubernetes"),
     ("kube-scheduler", "kubernetes"),
     ("kubectl", "kubernetes"),
     ("etcdctl", "etcd"),
+    ("etcdutl", "etcd"),
 ];
 const PASSWD: &str = "root:x:0:0::/root:/\netcd:x:200:200::/:/\nnode-exporter:x:201:201::/:/\ncoredns:x:202:202::/:/\n";
 /// How often the stand-in looks after its services.
@@ -231,6 +232,13 @@ impl Native {
         self.write_seed(cluster)
     }
 
+    /// The state disk is empty again; what the machine keeps on its seed partition stays.
+    pub fn lose_state(&mut self) -> Result {
+        self.power_cut();
+        let path = self.path("/var");
+        std::fs::remove_dir_all(&path).map_err(Failure::file(&path, "empty"))
+    }
+
     /// A command inside the machine.
     pub fn command(&self, program: &str) -> Command {
         let mut command = entering(self.holder.id(), self.root.path(), "0:0");
@@ -274,6 +282,14 @@ impl Native {
         let address = parse_address(self.address.split('/').next().unwrap_or_default()).map_err(Failure::Unexpected)?;
         let client = Client::new(&caller, &self.name, address, COMMAND_LIMIT);
         self.on_its_network(|| question(&client))
+    }
+
+    /// `imgbuild` with these arguments, by an operator who holds the cluster's secrets, beside the machine.
+    pub fn imgbuild(&self, cluster: &StoryCluster, arguments: &str) -> Result {
+        let project = cluster.project()?.display().to_string();
+        let words = ["imgbuild", "--quiet", "--project", &project].into_iter().chain(arguments.split(' '));
+        let words: Vec<&str> = words.collect();
+        self.on_its_network(|| imgbuild::cli::run(words))?.map_err(Failure::builder)
     }
 
     /// A thread has a network namespace of its own to enter, and takes it along when it ends.

@@ -182,3 +182,66 @@ fn two_masters_form_without_the_third_on_an_operators_word() {
         expect(known.is_some(), "the cluster's id", format!("{known:?}"))
     });
 }
+
+fn cluster_id(master: &Native, cluster: &StoryCluster) -> Result<String> {
+    master.eventually("the cluster's id", || {
+        let status = master.ask(cluster, organization::READER, |client| client.get::<AgentStatus>(path::STATUS))?;
+        let known = status.map_err(|trouble| Failure::Unexpected(trouble.to_string()))?.cluster_id;
+        known.ok_or_else(|| Failure::Unexpected("it knows of no cluster".into()))
+    })
+}
+
+#[test]
+fn a_lost_majority_is_restored_from_a_snapshot_on_an_operators_word() {
+    story("native-restore", |lab| {
+        let (room, cluster) = (Room::new()?, definition(lab)?);
+        let mut masters = masters(&room, &cluster)?;
+        for master in &mut masters {
+            master.power_on(&ETCD)?;
+        }
+        masters.iter().try_for_each(|master| has_voters(master, 3))?;
+        put(&masters[0], "word")?;
+        let snapshot = lab.folder().join("snapshot.db").display().to_string();
+        masters[0].imgbuild(&cluster, &format!("etcd snapshot save {snapshot} --cluster lab"))?;
+        put(&masters[0], "later")?;
+        let id = cluster_id(&masters[0], &cluster)?;
+
+        for lost in &mut masters[1..] {
+            lost.wipe(&cluster)?;
+            lost.power_on(&ETCD)?;
+        }
+        says(&masters[1], "has no quorum")?;
+        masters[0].imgbuild(&cluster, &format!("etcd restore {snapshot} --cluster lab --gives-up {id}"))?;
+        for master in &masters {
+            has_voters(master, 3)?;
+            has(master, "word")?;
+        }
+        let later = masters[0].etcdctl("get later --print-value-only")?;
+        expect(later.trim().is_empty(), "nothing that is younger than the snapshot", later)?;
+        expect(cluster_id(&masters[0], &cluster)? != id, "another cluster", id)
+    });
+}
+
+#[test]
+fn three_masters_that_lost_their_state_wait_for_the_operator() {
+    story("native-all-wiped", |lab| {
+        let (room, cluster) = (Room::new()?, definition(lab)?);
+        let mut masters = masters(&room, &cluster)?;
+        for master in &mut masters {
+            master.power_on(&ETCD)?;
+        }
+        masters.iter().try_for_each(|master| has_voters(master, 3))?;
+        let id = cluster_id(&masters[0], &cluster)?;
+        for master in &mut masters {
+            master.lose_state()?;
+        }
+        for master in &mut masters {
+            master.power_on(&ETCD)?;
+        }
+        says(&masters[0], &id)?;
+        expect(masters[0].etcdctl("member list").is_err(), "no etcd", "it runs")?;
+        let form = format!("cluster form lab --new {id} --i-lost-everything");
+        masters[0].imgbuild(&cluster, &form)?;
+        masters.iter().try_for_each(|master| has_voters(master, 3))
+    });
+}

@@ -16,7 +16,7 @@ use joining::{
 };
 use ring::rand::{SecureRandom, SystemRandom};
 use spec::agent::{EtcdMember, path};
-use spec::cluster::{Cluster, Role};
+use spec::cluster::{Cluster, Machine};
 use spec::status::{ETCD_HEALTHY, ETCD_WAITING, InitStatus, Request, Response};
 use spec::{paths, ports};
 use std::cell::{Cell, RefCell};
@@ -283,7 +283,8 @@ impl Member {
         if let Start::Form(forming) = &run.start
             && let Some(digest) = forming.restores()
         {
-            restore::make_folder(&self.facts, &self.root, digest, &flags, &url).map_err(|error| error.to_string())?;
+            let made = restore::make_folder(&self.facts, &self.root, digest, &flags, &url).await;
+            made.map_err(|error| error.to_string())?;
         }
         let rendered = render::render_etcd(&self.facts, &self.root, &flags).map_err(|error| error.to_string())?;
         let differs = |file: &files::NewFile| match std::fs::read(&file.path) {
@@ -477,15 +478,13 @@ fn founder_id(peer_url: &str, token: &str) -> MemberId {
 
 /// The masters and their peer URLs. One master alone may have its address by DHCP.
 fn definition(cluster: &Cluster, own_name: &str, own_url: Option<String>) -> Definition {
-    let masters = cluster.machines.iter().filter(|machine| machine.role == Role::Master);
-    let url = |machine: &spec::cluster::Machine| {
-        let address = machine.network.address.as_deref().and_then(crate::facts::address);
-        let defined = address.map(|address| peer_url(&address.to_string()));
+    let url = |machine: &Machine| {
+        let defined = machine.static_address().map(|address| peer_url(&address.to_string()));
         // What the machine really has is what etcd can listen on.
         let own = (machine.name == own_name).then(|| own_url.clone()).flatten();
         own.or(defined).unwrap_or_default()
     };
-    Definition { masters: masters.map(|machine| (machine.name.clone(), url(machine))).collect() }
+    Definition { masters: cluster.masters().map(|machine| (machine.name.clone(), url(machine))).collect() }
 }
 
 fn peer_url(address: &str) -> String {

@@ -8,7 +8,8 @@ use sha2::{Digest, Sha256};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
+use tokio::process::Command;
 
 const PROGRAM: &str = "/usr/bin/etcdutl";
 const FOLDER: &str = "/var/lib/imgbuild/restore";
@@ -81,7 +82,7 @@ pub fn is_here(root: &Path, digest: &str) -> bool {
 }
 
 /// Makes the data folder of a founder, unless it is there: it appears whole or not at all.
-pub fn make_folder(
+pub async fn make_folder(
     facts: &Facts,
     root: &Path,
     digest: &str,
@@ -103,7 +104,7 @@ pub fn make_folder(
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&new)(error)),
         _ => {}
     }
-    let output = Command::new(PROGRAM)
+    let output = Command::new(under(root, PROGRAM))
         .args(["snapshot", "restore"])
         .arg(&snapshot)
         .arg("--data-dir")
@@ -112,7 +113,9 @@ pub fn make_folder(
         .args(["--initial-cluster-token", &flags.token, "--initial-advertise-peer-urls", peer_url])
         .args(["--bump-revision", BUMP, "--mark-compacted"])
         .stdin(Stdio::null())
+        .kill_on_drop(true)
         .output()
+        .await
         .map_err(|error| RestoreError::Program(error.to_string()))?;
     if !output.status.success() {
         let text = String::from_utf8_lossy(&output.stderr);

@@ -19,6 +19,7 @@ use crate::progress::{Mode, Progress};
 use crate::project::Project;
 use crate::request::Context;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -162,6 +163,15 @@ pub fn main() -> ExitCode {
             ExitCode::from(error.status())
         }
     }
+}
+
+/// Runs a command line of the caller's, its first word the program's name.
+///
+/// # Errors
+/// What [`main`] would show; a wrong command line is bad input.
+pub fn run<S: Into<OsString> + Clone>(arguments: impl IntoIterator<Item = S>) -> Result<()> {
+    let cli = Cli::try_parse_from(arguments).map_err(|error| Error::bad_input(error.to_string()))?;
+    execute(&cli)
 }
 
 /// clap's own text; 0 for --help and --version, 2 for a wrong command line.

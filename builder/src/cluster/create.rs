@@ -7,7 +7,7 @@ use crate::project::Project;
 use crate::scratch::{Scratch, create_file, write_file};
 use ipnet::IpNet;
 use pki::Secrets;
-use spec::cluster::{Cluster, Role};
+use spec::cluster::{Cluster, Machine};
 use std::fmt::Write;
 use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt;
@@ -163,10 +163,7 @@ pub fn write_kubeconfig(definition: &Definition, server_url: Option<&str>, now: 
 /// URL of the API: by name, by the virtual address, at the first master, or (DHCP) at this host's own
 /// port, where `imgbuild run` forwards it.
 pub(super) fn server(cluster: &Cluster) -> String {
-    let masters = cluster.machines.iter().filter(|machine| machine.role == Role::Master);
-    let first = masters
-        .filter_map(|machine| machine.network.address.as_deref().and_then(|text| host_address(text).ok()))
-        .next();
+    let first = cluster.masters().find_map(Machine::static_address);
     let address = |text: &str| match text.parse::<IpAddr>() {
         Ok(IpAddr::V6(address)) => format!("[{address}]"),
         _ => text.to_owned(),
@@ -174,7 +171,7 @@ pub(super) fn server(cluster: &Cluster) -> String {
     let host = match (&cluster.api_name, &cluster.virtual_address, first) {
         (Some(name), _, _) => name.clone(),
         (None, Some(text), _) => address(text),
-        (None, None, Some(net)) => address(&net.addr().to_string()),
+        (None, None, Some(first)) => address(&first.to_string()),
         (None, None, None) => "127.0.0.1".to_owned(),
     };
     format!("https://{host}:{}", spec::ports::KUBE_APISERVER)

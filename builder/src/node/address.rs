@@ -34,8 +34,7 @@ pub fn parse_machine_address(text: &str) -> std::result::Result<MachineAddress, 
 
 /// As the definition says; `None`: the machine's address comes by DHCP.
 pub(super) fn defined(machine: &Machine) -> Option<SocketAddr> {
-    let address = machine.network.address.as_deref()?.split('/').next()?.parse().ok()?;
-    Some(SocketAddr::new(address, ports::AGENT))
+    Some(SocketAddr::new(machine.static_address()?, ports::AGENT))
 }
 
 impl Definition {

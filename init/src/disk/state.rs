@@ -24,6 +24,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+/// Bytes of a block of the state's file system.
+const BLOCK: u64 = 4096;
 const MAKE: &str = "/usr/sbin/mke2fs";
 const CHECK: &str = "/usr/sbin/e2fsck";
 const GROW: &str = "/usr/sbin/resize2fs";
@@ -213,6 +215,7 @@ fn make(device: &Path) -> Result<(), Failure> {
     say("making the state file system");
     // What an interrupted attempt left must not be looked at by mke2fs; the mark says it is ours.
     let guid = random::uuid().to_string();
+    let options = extended_options(device_size(device));
     run(
         MAKE,
         &[
@@ -222,12 +225,14 @@ fn make(device: &Path) -> Result<(), Failure> {
             "-F",
             "-t",
             "ext4",
+            "-b",
+            &BLOCK.to_string(),
             "-L",
             STATE_FILE_SYSTEM_LABEL,
             "-m",
             "1",
             "-E",
-            "lazy_itable_init=1,lazy_journal_init=1",
+            &options,
         ],
         device,
     )
@@ -244,6 +249,21 @@ fn make(device: &Path) -> Result<(), Failure> {
             "the disk may be failing: look at its health, or replace it",
         )
     })
+}
+
+fn device_size(device: &Path) -> u64 {
+    device.file_name().and_then(|name| block::size(&name.to_string_lossy())).unwrap_or(0)
+}
+
+/// mke2fs(8)'s `-E` for a device of so many bytes. Room in the descriptor table to grow sixteenfold: without a
+/// word it reserves for a thousandfold, a thousand scattered writes that take seconds of a first boot.
+/// (resize2fs goes on beyond it, by meta_bg.)
+fn extended_options(device: u64) -> String {
+    const GROWTH: u64 = 16;
+    let blocks = device / BLOCK;
+    let most = (blocks * GROWTH).min(u64::from(u32::MAX));
+    let lazy = "lazy_itable_init=1,lazy_journal_init=1";
+    if most > blocks { format!("{lazy},resize={most}") } else { lazy.into() }
 }
 
 /// Changes the attributes of the disk's state partition.
@@ -542,6 +562,14 @@ mod tests {
             assert!(reason.contains(wanted), "{reason}");
         }
         assert!(judge(StateIdentity { cluster_id: None, ..ours }, &owner()).is_ok());
+    }
+
+    #[test]
+    fn room_to_grow_is_reserved_where_mke2fs_can() {
+        let lazy = "lazy_itable_init=1,lazy_journal_init=1";
+        assert_eq!(extended_options(1 << 30), format!("{lazy},resize={}", 16 << 18));
+        assert_eq!(extended_options(2 << 40), format!("{lazy},resize={}", u32::MAX));
+        assert_eq!(extended_options(20 << 40), lazy);
     }
 
     #[test]

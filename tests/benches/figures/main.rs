@@ -3,6 +3,7 @@
 //!
 //! `cargo bench -p stories -- sizes builds boots boots-one memory` picks chapters.
 
+mod bare;
 mod boots;
 mod builds;
 mod memory;

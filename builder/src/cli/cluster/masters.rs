@@ -4,7 +4,6 @@ use crate::cluster::Definition;
 use crate::error::{Error, Result};
 use crate::node::{Caller, Client, MachineAddress, Trouble, parse_machine_address};
 use clap::Args;
-use spec::cluster::Role;
 use std::time::Duration;
 use time::OffsetDateTime;
 
@@ -20,8 +19,7 @@ pub(in crate::cli) struct MachineAddresses {
 
 /// The names of the masters.
 pub(in crate::cli) fn masters(definition: &Definition) -> Vec<&str> {
-    let masters = definition.cluster.machines.iter().filter(|machine| machine.role == Role::Master);
-    masters.map(|machine| machine.name.as_str()).collect()
+    definition.cluster.masters().map(|machine| machine.name.as_str()).collect()
 }
 
 impl MachineAddresses {
