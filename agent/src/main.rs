@@ -22,6 +22,7 @@ mod machine;
 mod manifests;
 mod masquerade;
 mod members;
+mod metrics;
 mod netlink;
 mod nft;
 mod node;

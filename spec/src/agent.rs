@@ -51,6 +51,9 @@ pub mod path {
     pub const CERTIFICATES: &str = "/v1/certificates";
     /// GET, readers, masters alone have it: a list of `EtcdMember`.
     pub const ETCD_MEMBERS: &str = "/v1/etcd/members";
+    /// POST, operators, masters alone have it: this member gives its free space back to the disk and serves
+    /// nobody meanwhile; answered by `Accepted`.
+    pub const ETCD_DEFRAG: &str = "/v1/etcd/defrag";
     /// POST, operators: `PowerRequest`, answered by `Accepted`, or by why not (409).
     pub const REBOOT: &str = "/v1/reboot";
     pub const SHUTDOWN: &str = "/v1/shutdown";

@@ -54,8 +54,15 @@ impl StoryCluster {
         &self.definition
     }
 
+    /// `imgbuild` with these arguments, by an operator who holds the cluster's secrets.
+    pub(crate) fn imgbuild(&self, arguments: &str) -> Result {
+        let project = self.project()?.display().to_string();
+        let words = ["imgbuild", "--quiet", "--project", &project].into_iter().chain(arguments.split(' '));
+        imgbuild::cli::run(words.collect::<Vec<_>>()).map_err(Failure::builder)
+    }
+
     /// A project folder for `imgbuild --project`: the workspace's with this cluster in it.
-    pub(crate) fn project(&self) -> Result<PathBuf> {
+    fn project(&self) -> Result<PathBuf> {
         let clusters = self.definition.folder.parent().and_then(std::path::Path::parent);
         let folder = clusters.ok_or_else(|| Failure::Unexpected("the cluster's folder stands nowhere".into()))?;
         for part in ["profiles", "components", "overlays"] {

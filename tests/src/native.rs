@@ -286,10 +286,7 @@ impl Native {
 
     /// `imgbuild` with these arguments, by an operator who holds the cluster's secrets, beside the machine.
     pub fn imgbuild(&self, cluster: &StoryCluster, arguments: &str) -> Result {
-        let project = cluster.project()?.display().to_string();
-        let words = ["imgbuild", "--quiet", "--project", &project].into_iter().chain(arguments.split(' '));
-        let words: Vec<&str> = words.collect();
-        self.on_its_network(|| imgbuild::cli::run(words))?.map_err(Failure::builder)
+        self.on_its_network(|| cluster.imgbuild(arguments))?
     }
 
     /// A thread has a network namespace of its own to enter, and takes it along when it ends.

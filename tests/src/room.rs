@@ -5,6 +5,7 @@ use crate::patience::until_it_works;
 use crate::{Computer, Failure, ImageDir, Lab, MASTER, NODE, Network, Result, StoryCluster, expect};
 use qemu::gateway;
 use spec::cluster::Role;
+use spec::ports;
 use std::fmt::Write;
 use std::net::Ipv4Addr;
 use std::time::Instant;
@@ -139,6 +140,16 @@ impl<'lab> Room<'lab> {
     /// Runs kubectl by way of one machine's API server.
     pub fn kubectl_via(&self, name: &str, arguments: &[&str]) -> Result<String> {
         self.machine(name)?.kubectl(arguments)
+    }
+
+    /// `imgbuild` with these arguments, which asks the agents of the machines that are on.
+    pub fn imgbuild(&self, arguments: &str) -> Result {
+        let mut arguments = arguments.to_owned();
+        for (place, machine) in self.places.iter().zip(&self.machines).filter(|(_, machine)| machine.is_on()) {
+            // Writing to a String cannot fail.
+            let _ = write!(arguments, " --address {}=127.0.0.1:{}", place.name, machine.host_port(ports::AGENT)?);
+        }
+        self.cluster.imgbuild(&arguments)
     }
 
     /// Waits until exactly this many nodes are Ready, by whichever master answers.

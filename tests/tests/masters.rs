@@ -204,6 +204,8 @@ fn a_lost_majority_is_restored_from_a_snapshot_on_an_operators_word() {
         let snapshot = lab.folder().join("snapshot.db").display().to_string();
         masters[0].imgbuild(&cluster, &format!("etcd snapshot save {snapshot} --cluster lab"))?;
         put(&masters[0], "later")?;
+        masters[0].imgbuild(&cluster, "etcd defrag lab")?;
+        has(&masters[1], "later")?;
         let id = cluster_id(&masters[0], &cluster)?;
 
         for lost in &mut masters[1..] {

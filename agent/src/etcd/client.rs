@@ -16,6 +16,9 @@ use tokio_rustls::rustls::ClientConfig;
 /// A member that does not answer within this time is down.
 const LIMIT: Duration = Duration::from_secs(3);
 
+/// A database at its quota is copied at the pace of a slow disk.
+const DEFRAGMENT_LIMIT: Duration = Duration::from_secs(120);
+
 #[derive(Clone, PartialEq, Message)]
 pub struct Header {
     #[prost(uint64, tag = "2")]
@@ -199,6 +202,12 @@ impl Etcd {
 
     pub async fn status(&self) -> Result<MemberStatus, GrpcError> {
         self.call("Maintenance/Status", &Nothing {}).await
+    }
+
+    /// The member answers nobody until it is done.
+    pub async fn defragment(&self) -> Result<(), GrpcError> {
+        let method = "etcdserverpb.Maintenance/Defragment";
+        grpc::call::<_, Nothing>(&self.connection, method, &[], &Nothing {}, DEFRAGMENT_LIMIT).await.map(drop)
     }
 
     pub async fn members(&self) -> Result<Vec<Member>, GrpcError> {

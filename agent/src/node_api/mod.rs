@@ -52,6 +52,10 @@ impl Handler for NodeApi {
                 Ok(members) => Answer::of(&members),
                 Err(reason) => Answer::refusal(StatusCode::SERVICE_UNAVAILABLE, reason),
             },
+            (Call::EtcdDefrag, Some(member)) => match member.defragment().await {
+                Ok(message) => Answer::of(&Accepted { message }),
+                Err(reason) => Answer::refusal(StatusCode::SERVICE_UNAVAILABLE, reason),
+            },
             (Call::EtcdOrder, Some(member)) => order(member, caller, body),
             (Call::EtcdSnapshot, Some(_)) => match etcd::send_snapshot(&self.root).await {
                 Ok(chunks) => Answer::bytes(chunks),
@@ -63,6 +67,7 @@ impl Handler for NodeApi {
                 | Call::Learner
                 | Call::Join
                 | Call::EtcdMembers
+                | Call::EtcdDefrag
                 | Call::EtcdOrder
                 | Call::EtcdSnapshot
                 | Call::EtcdRestore,
@@ -107,7 +112,7 @@ impl NodeApi {
 }
 
 /// init's word; an empty one where there is none.
-fn init_status(root: &Path) -> InitStatus {
+pub fn init_status(root: &Path) -> InitStatus {
     let text = std::fs::read(under(root, paths::INIT_STATUS_FILE));
     text.ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
 }

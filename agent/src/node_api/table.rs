@@ -18,6 +18,7 @@ pub enum Call {
     Disks,
     Certificates,
     EtcdMembers,
+    EtcdDefrag,
     Reboot,
     Shutdown,
     Reset,
@@ -46,7 +47,7 @@ const MASTERS_AND_READERS: &[&str] =
 const MEMBERS_AND_READERS: &[&str] =
     &[organization::MASTER, organization::NODE, organization::READER, organization::OPERATOR, organization::ADMIN];
 
-pub static TABLE: [Endpoint; 17] = [
+pub static TABLE: [Endpoint; 18] = [
     get(path::REPORT, MASTERS, Call::Report),
     post(path::LEARNER, MASTERS, Call::Learner),
     post(path::JOIN, JOINERS, Call::Join),
@@ -58,6 +59,7 @@ pub static TABLE: [Endpoint; 17] = [
     get(path::DISKS, READERS, Call::Disks),
     get(path::CERTIFICATES, READERS, Call::Certificates),
     get(path::ETCD_MEMBERS, MASTERS_AND_READERS, Call::EtcdMembers),
+    post(path::ETCD_DEFRAG, OPERATORS, Call::EtcdDefrag),
     post(path::REBOOT, OPERATORS, Call::Reboot),
     post(path::SHUTDOWN, OPERATORS, Call::Shutdown),
     post(path::RESET, ADMINS, Call::Reset),
@@ -143,6 +145,7 @@ mod tests {
                 "GET /v1/disks roa",
                 "GET /v1/certificates roa",
                 "GET /v1/etcd/members mroa",
+                "POST /v1/etcd/defrag oa",
                 "POST /v1/reboot oa",
                 "POST /v1/shutdown oa",
                 "POST /v1/reset a",

@@ -26,6 +26,13 @@ pub(super) enum EtcdCommand {
         #[command(flatten)]
         addresses: MachineAddresses,
     },
+    /// Give free space of the databases back to the disks, one member after the other, the leader last
+    Defrag {
+        #[arg(default_value = DEFAULT)]
+        name: String,
+        #[command(flatten)]
+        addresses: MachineAddresses,
+    },
     /// Snapshots of all data
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
@@ -65,6 +72,7 @@ pub(super) struct RestoreArguments {
 pub(super) fn execute(context: &Context, command: &EtcdCommand) -> Result<()> {
     match command {
         EtcdCommand::Members { name, addresses } => members(context, name, addresses),
+        EtcdCommand::Defrag { name, addresses } => defrag(context, name, addresses),
         EtcdCommand::Snapshot(SnapshotCommand::Save { file, cluster, addresses }) => {
             save(context, file, cluster, addresses)
         }
@@ -74,6 +82,26 @@ pub(super) fn execute(context: &Context, command: &EtcdCommand) -> Result<()> {
 
 fn definition_of(context: &Context, name: &str) -> Result<Definition> {
     Definition::of_name(&context.project, &name_or_default(Some(name))?)
+}
+
+/// A member that is at it serves nobody: the next one waits for it, and the first that fails ends it.
+fn defrag(context: &Context, name: &str, addresses: &MachineAddresses) -> Result<()> {
+    let definition = definition_of(context, name)?;
+    let ask = |client: &Client| client.get(path::ETCD_MEMBERS);
+    let mut members: Vec<EtcdMember> =
+        addresses.ask_first(&definition, &masters(&definition), organization::READER, ask)?.1;
+    if let Some(silent) = members.iter().find(|member| member.health.is_none()) {
+        return Err(Error::failure(format!("etcd's member {} does not answer", silent.name))
+            .help("while one is down, another that serves nobody could cost the quorum: bring it back first"));
+    }
+    members.sort_by_key(|member| member.health.as_ref().is_some_and(|health| health.leader));
+    for member in &members {
+        let ask = |client: &Client| client.post(path::ETCD_DEFRAG, &());
+        let (master, done): (String, Accepted) =
+            addresses.ask_first(&definition, &[member.name.as_str()], organization::OPERATOR, ask)?;
+        print(&format!("{master}: {}\n", done.message))?;
+    }
+    Ok(())
 }
 
 fn members(context: &Context, name: &str, addresses: &MachineAddresses) -> Result<()> {

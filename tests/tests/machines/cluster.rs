@@ -29,6 +29,7 @@ fn a_node_joins_a_single_master() {
         room.machine_mut("n1")?.power_button()?;
         room.power_on_to_ready("n1")?;
         room.wait_ready(2)?;
+        room.imgbuild("cluster health lab --wait 10m")?;
         let after = room.machine("m1")?.node_uids()?;
         expect(after == before, &format!("the same nodes, {before}"), after)
     });
@@ -43,6 +44,8 @@ fn three_masters_and_a_node_power_on_at_once() {
         let seconds = room.power_on_all_to_ready()?;
         println!("three masters and a node, powered on at once: all Ready after {seconds} s");
         answer(&room, &MASTERS)?;
+        room.imgbuild("cluster health lab --wait 10m")?;
+        room.imgbuild("cluster status lab")?;
         a_master_is_killed(&mut room)?;
         a_master_is_wiped(&mut room)
     });

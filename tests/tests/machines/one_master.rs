@@ -33,7 +33,12 @@ fn it_runs_pods_serves_services_and_is_watched(master: &Computer) -> Result {
     let answer = master.http_get(WEB_NODE_PORT, "/hostname")?;
     expect(answer.trim() == "web", "the pod's name from the NodePort", answer)?;
     let metrics = master.http_get(spec::ports::NODE_EXPORTER, "/metrics")?;
-    expect(metrics.contains("node_uname_info"), "node_uname_info from node_exporter", metrics.len())
+    expect(metrics.contains("node_uname_info"), "node_uname_info from node_exporter", metrics.len())?;
+    let ours = "imgbuild_service_ready{service=\"containerd\"} 1";
+    master.eventually("the agent's metrics", || {
+        let metrics = master.http_get(spec::ports::NODE_EXPORTER, "/metrics")?;
+        expect(metrics.contains(ours), ours, metrics.lines().filter(|line| line.contains("imgbuild")).count())
+    })
 }
 
 fn containerd_and_kubelet_are_killed_and_no_pod_notices(master: &Computer) -> Result {
