@@ -229,13 +229,15 @@ pub fn judge(
     if same { Ok(()) } else { Err("is for other names".into()) }
 }
 
-/// When each certificate of the machine ends, seconds since the epoch; what cannot be read is left out.
+/// When each certificate of the machine ends, seconds since the epoch; what cannot be read is left out, and
+/// what is meant to end.
 pub fn ends(root: &Path) -> BTreeMap<String, i64> {
     let folder = under(root, paths::PKI_DIR);
     let mut ends = BTreeMap::new();
     for relative in files::list(&folder).unwrap_or_default() {
         let name = relative.to_string_lossy();
-        let Some(stem) = name.strip_suffix(".crt").filter(|stem| !stem.ends_with("ca")) else { continue };
+        let lasting = |stem: &&str| !stem.ends_with("ca") && *stem != crate::join::BOOTSTRAP;
+        let Some(stem) = name.strip_suffix(".crt").filter(lasting) else { continue };
         let found = files::read(&folder.join(&relative)).ok().and_then(|text| pki::inspect(stem, &text).ok());
         ends.extend(found.map(|found| (stem.to_owned(), found.not_after.unix_timestamp())));
     }

@@ -89,11 +89,14 @@ fn policy(credential: NodeCredential, name: &str) -> (AuthorityName, RequestPoli
     }
 }
 
+/// The credential that kubelet asks for its own with, below PKI_DIR. It lives a day, and nobody renews it.
+pub const BOOTSTRAP: &str = "kubernetes/bootstrap";
+
 /// Where certificate and key lie below PKI_DIR, without their endings.
 fn place(credential: NodeCredential) -> &'static str {
     match credential {
         NodeCredential::Machine => "machine/agent",
-        NodeCredential::Bootstrap => "kubernetes/bootstrap",
+        NodeCredential::Bootstrap => BOOTSTRAP,
         NodeCredential::Agent => "kubernetes/agent",
         NodeCredential::Proxy => "kubernetes/proxy",
     }
@@ -415,5 +418,15 @@ mod tests {
         std::fs::create_dir_all(kubelets.parent().unwrap()).unwrap();
         std::fs::write(kubelets, "").unwrap();
         assert_eq!(due(&facts(), root.path(), now()).unwrap().len(), 3);
+        // Nobody renews it any more, so nobody is told that it ends.
+        let request = pki::LeafRequest::client("x", None, Duration::days(1));
+        let leaf = pki::Authority::new("test", now()).unwrap().issue(&request, now()).unwrap();
+        for name in [BOOTSTRAP, place(NodeCredential::Agent)] {
+            let path = under(root.path(), paths::PKI_DIR).join(format!("{name}.crt"));
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, &leaf.certificate).unwrap();
+        }
+        let ends = crate::certificates::ends(root.path());
+        assert_eq!(ends.keys().collect::<Vec<_>>(), [place(NodeCredential::Agent)]);
     }
 }

@@ -56,7 +56,8 @@ fn text(known: &Known) -> String {
     let Known { version, node, init, certificates } = *known;
     let one = |value: f64| vec![(String::new(), value)];
     let truth = |is: bool| f64::from(u8::from(is));
-    let info = [("name", &node.name), ("role", &node.role), ("cluster", &node.cluster), ("version", &version.to_owned())];
+    let info =
+        [("name", &node.name), ("role", &node.role), ("cluster", &node.cluster), ("version", &version.to_owned())];
     let info: Vec<String> = info.iter().map(|(key, value)| label(key, value)).collect();
     let of_services = |value: fn(&ServiceStatus) -> f64| -> Samples {
         init.services.iter().map(|service| (label("service", &service.name), value(service))).collect()

@@ -9,7 +9,9 @@ use crate::machine::{Status, ask_init, notify_ready, say};
 use crate::node_api::NodeApi;
 use crate::peers::Peers;
 use crate::server;
-use crate::{approval, certificates, etcd, http, join, link_address, manifests, members, metrics, node, render, routes, vip};
+use crate::{
+    approval, certificates, etcd, http, join, link_address, manifests, members, metrics, node, render, routes, vip,
+};
 use rustix::fs::inotify;
 use spec::cluster::{Machine, NetworkChoice};
 use spec::status::{NodeStatus, Request, Response};
@@ -140,7 +142,8 @@ async fn master(root: &Path, facts: Rc<Facts>, status: Rc<Status>, clock: Round)
     let control = control(root, &facts, &api, &status);
     let metrics = metrics::keep(root, &facts, &status);
     let virtual_address = hold_virtual_address(&facts, &api);
-    let for_ever = async { tokio::join!(member.run(), served, renewal, clock, observed, control, virtual_address, metrics) };
+    let for_ever =
+        async { tokio::join!(member.run(), served, renewal, clock, observed, control, virtual_address, metrics) };
     // With other addresses everything is to be issued and written anew: init starts the agent again.
     tokio::select! {
         moved = other_addresses(root, &facts) => moved,
