@@ -38,6 +38,12 @@ pub struct Asked {
     pub request: Result<Inspected, String>,
 }
 
+impl Asked {
+    fn is_for_agents(&self) -> bool {
+        !self.decided && [SERVING, CLIENT].contains(&self.signer.as_str())
+    }
+}
+
 /// Reads the fields of the object.
 pub fn read(object: &Value) -> Asked {
     use base64::{Engine, engine::general_purpose::STANDARD};
@@ -62,7 +68,7 @@ pub fn read(object: &Value) -> Asked {
 
 /// Judges a request. `node`: the Node object of the name that the request is for, when there is one.
 pub fn judge(asked: &Asked, cluster: &Cluster, node: Option<&Value>) -> Verdict {
-    if asked.decided || ![SERVING, CLIENT].contains(&asked.signer.as_str()) {
+    if !asked.is_for_agents() {
         return Verdict::Leave("not for this agent".into());
     }
     let request = match &asked.request {
@@ -194,7 +200,7 @@ pub async fn watch(api: &Api, cluster: &Cluster) -> Result<(), ApiError> {
 
 async fn decide(api: &Api, cluster: &Cluster, object: Value) -> Result<(), ApiError> {
     let asked = read(&object);
-    if asked.decided {
+    if !asked.is_for_agents() {
         return Ok(());
     }
     let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -208,9 +214,7 @@ async fn decide(api: &Api, cluster: &Cluster, object: Value) -> Result<(), ApiEr
         Verdict::Approve => ("Approved", "verified against the cluster definition and the node".to_string()),
         Verdict::Deny(reason) => ("Denied", reason.clone()),
         Verdict::Leave(reason) => {
-            if [SERVING, CLIENT].contains(&asked.signer.as_str()) {
-                say(format!("certificate request {name} of {}: left pending: {reason}", asked.username));
-            }
+            say(format!("certificate request {name} of {}: left pending: {reason}", asked.username));
             return Ok(());
         }
     };

@@ -4,7 +4,7 @@
 use crate::facts::{Facts, under};
 use crate::machine::{Status, say};
 use crate::{certificates, files};
-use spec::status::{ETCD_HEALTHY, InitStatus, NodeStatus, ServiceState, ServiceStatus};
+use spec::status::{ETCD_HEALTHY, InitStatus, NodeStatus, ServiceStatus};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
@@ -55,9 +55,7 @@ type Samples = Vec<(String, f64)>;
 fn text(known: &Known) -> String {
     let Known { version, node, init, certificates } = *known;
     let one = |value: f64| vec![(String::new(), value)];
-    let truth = |is: bool| f64::from(u8::from(is));
-    let info =
-        [("name", &node.name), ("role", &node.role), ("cluster", &node.cluster), ("version", &version.to_owned())];
+    let info = [("name", &*node.name), ("role", &node.role), ("cluster", &node.cluster), ("version", version)];
     let info: Vec<String> = info.iter().map(|(key, value)| label(key, value)).collect();
     let of_services = |value: fn(&ServiceStatus) -> f64| -> Samples {
         init.services.iter().map(|service| (label("service", &service.name), value(service))).collect()
@@ -83,10 +81,7 @@ fn text(known: &Known) -> String {
     add("node_ready", "gauge", "Whether the Node object is Ready.", one(truth(node.ready)));
     let etcd = node.etcd.iter().map(|etcd| (String::new(), truth(etcd == ETCD_HEALTHY)));
     add("etcd_healthy", "gauge", "Whether this master's etcd member serves.", etcd.collect());
-    let ready = of_services(|service| match service.state {
-        ServiceState::Ready | ServiceState::Done => 1.0,
-        _ => 0.0,
-    });
+    let ready = of_services(|service| truth(service.state.is_well()));
     add("service_ready", "gauge", "Whether init's service is ready, or done where it only has to run once.", ready);
     let restarts = of_services(|service| f64::from(service.restarts));
     add("service_restarts_total", "counter", "Starts of the service after its first.", restarts);
@@ -95,6 +90,10 @@ fn text(known: &Known) -> String {
     add("sysctl_failures", "gauge", "Kernel parameters that did not take.", refused);
     add("certificate_end_seconds", "gauge", "When the certificate ends, since the epoch.", ends.collect());
     out
+}
+
+fn truth(is: bool) -> f64 {
+    f64::from(u8::from(is))
 }
 
 /// `key="value"`, the value escaped.
@@ -106,7 +105,7 @@ fn label(key: &str, value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use spec::status::StageStatus;
+    use spec::status::{ServiceState, StageStatus};
 
     #[test]
     fn each_metric_has_its_type_and_its_labels_are_escaped() {

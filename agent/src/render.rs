@@ -9,7 +9,7 @@ use crate::files::{self, FileError, NewFile};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, UndefinedBehavior, Value, context};
-use spec::cluster::{Machine, Role};
+use spec::cluster::Machine;
 use spec::{paths, ports, seed};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -180,7 +180,8 @@ fn values(facts: &Facts) -> Result<Value, RenderError> {
         kubernetes_ca => facts.secrets.text(&pki::AuthorityName::Kubernetes.certificate_file())?,
         ports => context! {
             api => ports::KUBE_APISERVER, etcd_client => ports::ETCD_CLIENT, etcd_peer => ports::ETCD_PEER,
-            etcd_metrics => ports::ETCD_METRICS, etcd_http => ports::ETCD_HTTP, kubelet => ports::KUBELET, kubelet_health => ports::KUBELET_HEALTH,
+            etcd_metrics => ports::ETCD_METRICS, etcd_http => ports::ETCD_HTTP,
+            kubelet => ports::KUBELET, kubelet_health => ports::KUBELET_HEALTH,
             proxy_health => ports::KUBE_PROXY_HEALTH, controller_manager => ports::KUBE_CONTROLLER_MANAGER,
             scheduler => ports::KUBE_SCHEDULER, dns_master => ports::DNS_MASTER,
             node_port_first => ports::NODE_PORT_FIRST, node_port_last => ports::NODE_PORT_LAST,
@@ -239,6 +240,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::facts::tests::example;
+    use spec::cluster::Role;
 
     fn facts() -> Facts {
         example(time::OffsetDateTime::from_unix_timestamp(1_795_000_000).unwrap())

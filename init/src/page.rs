@@ -42,9 +42,7 @@ pub fn render(view: &View<'_>) -> String {
         }
     }
     row("services", &services(view.services));
-    for service in
-        view.services.iter().filter(|service| !matches!(service.state, ServiceState::Ready | ServiceState::Done))
-    {
+    for service in view.services.iter().filter(|service| !service.state.is_well()) {
         let detail = service.detail.as_deref().unwrap_or("");
         row("", format!("{} {} {detail}", service.name, word(service.state)).trim_end());
     }
@@ -55,7 +53,7 @@ pub fn render(view: &View<'_>) -> String {
 }
 
 fn services(all: &[ServiceStatus]) -> String {
-    let good = all.iter().filter(|service| matches!(service.state, ServiceState::Ready | ServiceState::Done)).count();
+    let good = all.iter().filter(|service| service.state.is_well()).count();
     format!("{good} of {} ready", all.len())
 }
 

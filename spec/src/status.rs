@@ -15,6 +15,13 @@ pub enum ServiceState {
     Stopped,
 }
 
+impl ServiceState {
+    /// Ready, or done where it only has to run once.
+    pub fn is_well(self) -> bool {
+        matches!(self, ServiceState::Ready | ServiceState::Done)
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct ServiceStatus {

@@ -63,8 +63,8 @@ impl StoryCluster {
 
     /// A project folder for `imgbuild --project`: the workspace's with this cluster in it.
     fn project(&self) -> Result<PathBuf> {
-        let clusters = self.definition.folder.parent().and_then(std::path::Path::parent);
-        let folder = clusters.ok_or_else(|| Failure::Unexpected("the cluster's folder stands nowhere".into()))?;
+        let work = self.definition.folder.parent().and_then(std::path::Path::parent);
+        let folder = work.ok_or_else(|| Failure::Unexpected("the cluster's folder stands nowhere".into()))?;
         for part in ["profiles", "components", "overlays"] {
             let link = folder.join(part);
             if !link.exists() {

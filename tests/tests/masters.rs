@@ -25,6 +25,19 @@ fn masters(room: &Room, cluster: &StoryCluster) -> Result<[Native; 3]> {
     Ok([master(1)?, master(2)?, master(3)?])
 }
 
+/// Three masters that are on and have formed their cluster.
+fn formed(lab: &Lab) -> Result<(Room, StoryCluster, [Native; 3])> {
+    let (room, cluster) = (Room::new()?, definition(lab)?);
+    let mut masters = masters(&room, &cluster)?;
+    power_on(&mut masters)?;
+    masters.iter().try_for_each(|master| has_voters(master, 3))?;
+    Ok((room, cluster, masters))
+}
+
+fn power_on(masters: &mut [Native]) -> Result {
+    masters.iter_mut().try_for_each(|master| master.power_on(&ETCD))
+}
+
 /// The started voters that a master's etcd lists.
 fn voters(master: &Native) -> Result<usize> {
     let list = master.etcdctl("member list")?;
@@ -57,14 +70,7 @@ fn has(master: &Native, key: &str) -> Result {
 #[test]
 fn three_masters_form_one_cluster_and_a_wiped_one_comes_back_into_it() {
     story("native-wiped-master", |lab| {
-        let (room, cluster) = (Room::new()?, definition(lab)?);
-        let mut masters = masters(&room, &cluster)?;
-        for master in &mut masters {
-            master.power_on(&ETCD)?;
-        }
-        for master in &masters {
-            has_voters(master, 3)?;
-        }
+        let (_room, cluster, mut masters) = formed(lab)?;
         put(&masters[0], "word")?;
 
         masters[2].wipe(&cluster)?;
@@ -73,9 +79,7 @@ fn three_masters_form_one_cluster_and_a_wiped_one_comes_back_into_it() {
         has(&masters[2], "word")?;
         // The whole room off and on.
         masters.iter_mut().for_each(Native::power_cut);
-        for master in &mut masters {
-            master.power_on(&ETCD)?;
-        }
+        power_on(&mut masters)?;
         masters.iter().try_for_each(|master| has(master, "word"))
     });
 }
@@ -100,9 +104,7 @@ fn two_wiped_masters_wait_for_the_one_that_holds_the_data() {
     story("native-two-wiped", |lab| {
         let (room, cluster) = (Room::new()?, definition(lab)?);
         let mut masters = masters(&room, &cluster)?;
-        for master in &mut masters {
-            master.power_on(&ETCD)?;
-        }
+        power_on(&mut masters)?;
         put(&masters[0], "word")?;
         masters[2].power_cut();
         masters[0].wipe(&cluster)?;
@@ -123,12 +125,7 @@ fn two_wiped_masters_wait_for_the_one_that_holds_the_data() {
 #[test]
 fn a_master_cut_off_from_the_others_does_not_serve_and_catches_up() {
     story("native-cut-cable", |lab| {
-        let (room, cluster) = (Room::new()?, definition(lab)?);
-        let mut masters = masters(&room, &cluster)?;
-        for master in &mut masters {
-            master.power_on(&ETCD)?;
-        }
-        masters.iter().try_for_each(|master| has_voters(master, 3))?;
+        let (room, _cluster, masters) = formed(lab)?;
         room.set_cable("m1", false)?;
         put(&masters[1], "word")?;
         let alone = masters[0].etcdctl("put alone kept");
@@ -194,12 +191,7 @@ fn cluster_id(master: &Native, cluster: &StoryCluster) -> Result<String> {
 #[test]
 fn a_lost_majority_is_restored_from_a_snapshot_on_an_operators_word() {
     story("native-restore", |lab| {
-        let (room, cluster) = (Room::new()?, definition(lab)?);
-        let mut masters = masters(&room, &cluster)?;
-        for master in &mut masters {
-            master.power_on(&ETCD)?;
-        }
-        masters.iter().try_for_each(|master| has_voters(master, 3))?;
+        let (_room, cluster, mut masters) = formed(lab)?;
         put(&masters[0], "word")?;
         let snapshot = lab.folder().join("snapshot.db").display().to_string();
         masters[0].imgbuild(&cluster, &format!("etcd snapshot save {snapshot} --cluster lab"))?;
@@ -227,19 +219,12 @@ fn a_lost_majority_is_restored_from_a_snapshot_on_an_operators_word() {
 #[test]
 fn three_masters_that_lost_their_state_wait_for_the_operator() {
     story("native-all-wiped", |lab| {
-        let (room, cluster) = (Room::new()?, definition(lab)?);
-        let mut masters = masters(&room, &cluster)?;
-        for master in &mut masters {
-            master.power_on(&ETCD)?;
-        }
-        masters.iter().try_for_each(|master| has_voters(master, 3))?;
+        let (_room, cluster, mut masters) = formed(lab)?;
         let id = cluster_id(&masters[0], &cluster)?;
         for master in &mut masters {
             master.lose_state()?;
         }
-        for master in &mut masters {
-            master.power_on(&ETCD)?;
-        }
+        power_on(&mut masters)?;
         says(&masters[0], &id)?;
         expect(masters[0].etcdctl("member list").is_err(), "no etcd", "it runs")?;
         let form = format!("cluster form lab --new {id} --i-lost-everything");

@@ -191,7 +191,16 @@ pub struct Etcd {
 
 impl Etcd {
     async fn call<Q: Message, A: Message + Default>(&self, method: &str, question: &Q) -> Result<A, GrpcError> {
-        grpc::call(&self.connection, &format!("etcdserverpb.{method}"), &[], question, LIMIT).await
+        self.call_within(LIMIT, method, question).await
+    }
+
+    async fn call_within<Q: Message, A: Message + Default>(
+        &self,
+        limit: Duration,
+        method: &str,
+        question: &Q,
+    ) -> Result<A, GrpcError> {
+        grpc::call(&self.connection, &format!("etcdserverpb.{method}"), &[], question, limit).await
     }
 
     /// A linearizable read: answered only with a quorum, and never by a learner.
@@ -206,8 +215,7 @@ impl Etcd {
 
     /// The member answers nobody until it is done.
     pub async fn defragment(&self) -> Result<(), GrpcError> {
-        let method = "etcdserverpb.Maintenance/Defragment";
-        grpc::call::<_, Nothing>(&self.connection, method, &[], &Nothing {}, DEFRAGMENT_LIMIT).await.map(drop)
+        self.call_within::<_, Nothing>(DEFRAGMENT_LIMIT, "Maintenance/Defragment", &Nothing {}).await.map(drop)
     }
 
     pub async fn members(&self) -> Result<Vec<Member>, GrpcError> {

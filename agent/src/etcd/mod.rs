@@ -14,6 +14,21 @@ pub use snapshot::send as send_snapshot;
 
 use joining::{Run, Start};
 use std::collections::BTreeMap;
+use std::process::Stdio;
+use tokio::process::Command;
+
+/// Runs one of etcd's programs to its end; it is killed when the caller waits no longer.
+///
+/// # Errors
+/// The last line that it said.
+async fn run(command: &mut Command) -> Result<(), String> {
+    let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await.map_err(|error| error.to_string())?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&output.stderr);
+    Err(text.lines().last().unwrap_or("it failed and says nothing").into())
+}
 
 /// etcd's flags for a start; etcd reads the initial ones only while it has no data.
 #[derive(Debug, Clone, PartialEq, Eq)]

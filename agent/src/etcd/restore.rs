@@ -8,7 +8,6 @@ use sha2::{Digest, Sha256};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use tokio::process::Command;
 
 const PROGRAM: &str = "/usr/bin/etcdutl";
@@ -104,23 +103,16 @@ pub async fn make_folder(
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&new)(error)),
         _ => {}
     }
-    let output = Command::new(under(root, PROGRAM))
+    let mut command = Command::new(PROGRAM);
+    command
         .args(["snapshot", "restore"])
         .arg(&snapshot)
         .arg("--data-dir")
         .arg(&new)
         .args(["--name", &facts.identity.name, "--initial-cluster", &flags.initial_cluster()])
         .args(["--initial-cluster-token", &flags.token, "--initial-advertise-peer-urls", peer_url])
-        .args(["--bump-revision", BUMP, "--mark-compacted"])
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output()
-        .await
-        .map_err(|error| RestoreError::Program(error.to_string()))?;
-    if !output.status.success() {
-        let text = String::from_utf8_lossy(&output.stderr);
-        return Err(RestoreError::Program(text.lines().last().unwrap_or("it failed and says nothing").into()));
-    }
+        .args(["--bump-revision", BUMP, "--mark-compacted"]);
+    super::run(&mut command).await.map_err(RestoreError::Program)?;
     give_away(&new, owner)?;
     rustix::fs::syncfs(std::fs::File::open(&new).map_err(at(&new))?).map_err(|error| at(&new)(error.into()))?;
     std::fs::rename(&new, &folder).map_err(at(&folder))

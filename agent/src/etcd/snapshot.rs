@@ -91,16 +91,9 @@ async fn save(root: &Path, to: &Path) -> Result<(), SnapshotError> {
         command.arg(flag).arg(pki.join(file));
     }
     command.arg(format!("--endpoints=https://127.0.0.1:{}", spec::ports::ETCD_CLIENT));
-    command.args(["snapshot", "save"]).arg(to).kill_on_drop(true);
-    let output = tokio::time::timeout(LIMIT, command.output()).await;
-    let output = output
-        .map_err(|_| SnapshotError::Program(format!("not done after {} s", LIMIT.as_secs())))?
-        .map_err(|error| SnapshotError::Program(error.to_string()))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let text = String::from_utf8_lossy(&output.stderr);
-    Err(SnapshotError::Program(text.lines().last().unwrap_or("it failed and says nothing").into()))
+    command.args(["snapshot", "save"]).arg(to);
+    let done = tokio::time::timeout(LIMIT, super::run(&mut command)).await;
+    done.unwrap_or_else(|_| Err(format!("not done after {} s", LIMIT.as_secs()))).map_err(SnapshotError::Program)
 }
 
 #[cfg(test)]

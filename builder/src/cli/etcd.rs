@@ -84,12 +84,16 @@ fn definition_of(context: &Context, name: &str) -> Result<Definition> {
     Definition::of_name(&context.project, &name_or_default(Some(name))?)
 }
 
+/// The members as the first master that answers sees them.
+fn ask_members(definition: &Definition, addresses: &MachineAddresses) -> Result<Vec<EtcdMember>> {
+    let ask = |client: &Client| client.get(path::ETCD_MEMBERS);
+    Ok(addresses.ask_first(definition, &masters(definition), organization::READER, ask)?.1)
+}
+
 /// A member that is at it serves nobody: the next one waits for it, and the first that fails ends it.
 fn defrag(context: &Context, name: &str, addresses: &MachineAddresses) -> Result<()> {
     let definition = definition_of(context, name)?;
-    let ask = |client: &Client| client.get(path::ETCD_MEMBERS);
-    let mut members: Vec<EtcdMember> =
-        addresses.ask_first(&definition, &masters(&definition), organization::READER, ask)?.1;
+    let mut members = ask_members(&definition, addresses)?;
     if let Some(silent) = members.iter().find(|member| member.health.is_none()) {
         return Err(Error::failure(format!("etcd's member {} does not answer", silent.name))
             .help("while one is down, another that serves nobody could cost the quorum: bring it back first"));
@@ -105,10 +109,7 @@ fn defrag(context: &Context, name: &str, addresses: &MachineAddresses) -> Result
 }
 
 fn members(context: &Context, name: &str, addresses: &MachineAddresses) -> Result<()> {
-    let definition = definition_of(context, name)?;
-    let ask = |client: &Client| client.get(path::ETCD_MEMBERS);
-    let members: Vec<EtcdMember> =
-        addresses.ask_first(&definition, &masters(&definition), organization::READER, ask)?.1;
+    let members = ask_members(&definition_of(context, name)?, addresses)?;
     match context.json {
         true => print_document(&members),
         false => print(&text::etcd_members(&members)),

@@ -1,6 +1,6 @@
 //! `imgbuild cluster status`: the whole cluster on one screen.
 
-use super::survey::{Seen, Survey, first_end, is_up};
+use super::survey::{Seen, Survey, first_end};
 use super::table::table;
 use indicatif::HumanBytes;
 use spec::agent::EtcdMember;
@@ -53,7 +53,7 @@ fn life(days: i64) -> String {
 
 /// Those that are not up.
 fn services(services: &[ServiceStatus]) -> String {
-    let down: Vec<&str> = services.iter().filter(|one| !is_up(one)).map(|one| one.name.as_str()).collect();
+    let down: Vec<&str> = services.iter().filter(|one| !one.state.is_well()).map(|one| one.name.as_str()).collect();
     match down.len() {
         0 => "ready".to_owned(),
         count if count <= SERVICES => format!("not {}", down.join(", ")),

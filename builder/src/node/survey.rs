@@ -7,7 +7,7 @@ use crate::error::Result;
 use serde::Serialize;
 use spec::agent::{AgentStatus, EtcdMember, path};
 use spec::cluster::{Machine, Role};
-use spec::status::{ETCD_HEALTHY, ETCD_WAITING, ServiceState, ServiceStatus};
+use spec::status::{ETCD_HEALTHY, ETCD_WAITING, ServiceState};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -150,7 +150,7 @@ impl Seen {
         } else if !status.node.ready {
             troubles.push(format!("{name}: {}", status.node.phase));
         }
-        for service in status.init.services.iter().filter(|service| !is_up(service)) {
+        for service in status.init.services.iter().filter(|service| !service.state.is_well()) {
             let verb = if service.state == ServiceState::Failed { "has" } else { "is" };
             let detail = service.detail.as_ref().map(|detail| format!(": {detail}")).unwrap_or_default();
             troubles.push(format!("{name}: service {} {verb} {}{detail}", service.name, state_word(service.state)));
@@ -170,10 +170,6 @@ fn end_words(days: i64) -> String {
 pub(super) fn first_end(status: &AgentStatus, now: i64) -> Option<(&str, i64)> {
     let (name, end) = status.certificates.iter().min_by_key(|(_, end)| **end)?;
     Some((name, (end - now).div_euclid(DAY)))
-}
-
-pub(super) fn is_up(service: &ServiceStatus) -> bool {
-    matches!(service.state, ServiceState::Ready | ServiceState::Done)
 }
 
 pub(super) const fn state_word(state: ServiceState) -> &'static str {

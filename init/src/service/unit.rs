@@ -89,7 +89,7 @@ impl Unit {
 
     /// Has done, or does, what others wait for.
     pub fn fulfilled(&self) -> bool {
-        matches!(self.state, ServiceState::Ready | ServiceState::Done)
+        self.state.is_well()
     }
 
     pub fn status(&self) -> ServiceStatus {

@@ -5,13 +5,14 @@ use crate::extract_root;
 use pki::{Authority, Credential, LeafRequest};
 use qemu::{Bus, DirectKernel, Disk, Firmware};
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use stories::{Computer, Failure, Lab, Result};
 use time::{Duration, OffsetDateTime};
 
 /// With busybox, which the script is made of.
 const IMAGE: &str = "master-vm-story";
 const COMMAND_LINE: &str = "console=ttyS0 quiet root=/dev/nvme0n1 rw init=/bare/init.sh";
+const KUBECONFIG: &str = "kubeconfig";
 const DISK_SIZE: &str = "3G";
 const LIFE: Duration = Duration::days(1);
 /// The script's address, and the one that pods know the API by.
@@ -20,35 +21,42 @@ const ADDRESSES: [Ipv4Addr; 3] = [Ipv4Addr::LOCALHOST, Ipv4Addr::new(10, 0, 2, 1
 /// A machine that is off.
 pub fn machine<'lab>(lab: &'lab Lab, name: &str) -> Result<Computer<'lab>> {
     let image = lab.image(IMAGE)?;
-    let disk = lab.folder().join("bare.img");
-    let kubeconfig = lab.folder().join("bare.kubeconfig");
-    if !disk.exists() {
-        let root = lab.folder().join("bare");
-        extract_root(lab, &image, &root)?;
-        write_all(&root.join("bare"), &scripts())?;
-        let secrets = secrets()?;
-        write_all(&root.join("pki"), &secrets)?;
-        for folder in ["busybox", "var/lib", "var/log"] {
-            let folder = root.join(folder);
-            std::fs::create_dir_all(&folder).map_err(Failure::file(&folder, "make"))?;
-        }
-        write_all(&root.join("etc"), &[("machine-id", "0123456789abcdef0123456789abcdef\n".into())])?;
-        write_all(lab.folder(), &[("bare.kubeconfig", secrets[5].1.clone())])?;
-        let mut make = lab.program("mke2fs");
-        make.args(["-q", "-t", "ext4", "-d"]).arg(&root).arg(&disk).arg(DISK_SIZE);
-        stories::run(make, "", lab.host_patience().seconds(300))?.ok()?;
-        std::fs::remove_dir_all(&root).map_err(Failure::file(&root, "remove"))?;
-    }
     let mut computer = lab.machine(name, &image)?;
-    let copy = computer.disk().to_owned();
-    qemu::disk::copy_grown(&disk, &copy, 0)?;
-    computer.take_kubeconfig(&kubeconfig);
+    let disk = computer.disk().to_owned();
+    qemu::disk::copy_sparse(&prepare(lab)?, &disk)?;
+    computer.take_kubeconfig(&lab.folder().join(KUBECONFIG));
     let hardware = computer.hardware();
     hardware.firmware = Firmware::Bios;
     hardware.kernel =
         Some(DirectKernel { kernel: image.beside("vmlinuz"), initramfs: None, command_line: COMMAND_LINE.into() });
-    hardware.disks = vec![Disk { ignore_flush: true, bus: Bus::Nvme, ..Disk::new(copy) }];
+    hardware.disks = vec![Disk { ignore_flush: true, bus: Bus::Nvme, ..Disk::new(disk) }];
     Ok(computer)
+}
+
+/// The disk that such machines begin with; made once.
+pub fn prepare(lab: &Lab) -> Result<PathBuf> {
+    let disk = lab.folder().join("bare.img");
+    if disk.exists() {
+        return Ok(disk);
+    }
+    let root = lab.folder().join("bare");
+    extract_root(lab, &lab.image(IMAGE)?, &root)?;
+    write_all(&root.join("bare"), &scripts())?;
+    let Secrets { files, kubeconfig } = secrets()?;
+    write_all(&root.join("pki"), &files)?;
+    for folder in [&root.join("pki"), lab.folder()] {
+        write_all(folder, &[(KUBECONFIG, kubeconfig.clone())])?;
+    }
+    for folder in ["busybox", "var/lib", "var/log"] {
+        let folder = root.join(folder);
+        std::fs::create_dir_all(&folder).map_err(Failure::file(&folder, "make"))?;
+    }
+    write_all(&root.join("etc"), &[("machine-id", "0123456789abcdef0123456789abcdef\n".into())])?;
+    let mut make = lab.program("mke2fs");
+    make.args(["-q", "-t", "ext4", "-d"]).arg(&root).arg(&disk).arg(DISK_SIZE);
+    stories::run(make, "", lab.host_patience().seconds(300))?.ok()?;
+    std::fs::remove_dir_all(&root).map_err(Failure::file(&root, "remove"))?;
+    Ok(disk)
 }
 
 fn scripts() -> [(&'static str, String); 4] {
@@ -60,8 +68,13 @@ fn scripts() -> [(&'static str, String); 4] {
     ]
 }
 
+struct Secrets {
+    files: [(&'static str, String); 5],
+    kubeconfig: String,
+}
+
 /// One authority for everything, and one client that may do everything.
-fn secrets() -> Result<[(&'static str, String); 8]> {
+fn secrets() -> Result<Secrets> {
     let wrong = |error: pki::Error| Failure::Unexpected(error.to_string());
     let now = OffsetDateTime::now_utc();
     let authority = Authority::new("bare", now).map_err(wrong)?;
@@ -73,16 +86,14 @@ fn secrets() -> Result<[(&'static str, String); 8]> {
     let (account, public) = pki::new_key("bare").map_err(wrong)?;
     let credential = Credential::Embedded { certificate: &client.certificate, key: &client.key };
     let kubeconfig = pki::kubeconfig("bare", "https://127.0.0.1:6443", authority.certificate(), "bare", credential);
-    Ok([
+    let files = [
         ("ca.crt", authority.certificate().into()),
         ("server.crt", server.certificate),
         ("server.key", server.key),
         ("service-account.key", account),
         ("service-account.pub", public),
-        ("kubeconfig", kubeconfig),
-        ("client.crt", client.certificate),
-        ("client.key", client.key),
-    ])
+    ];
+    Ok(Secrets { files, kubeconfig })
 }
 
 fn write_all(folder: &Path, files: &[(&str, String)]) -> Result {

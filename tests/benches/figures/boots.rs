@@ -1,11 +1,12 @@
 //! How long a master takes from power-on, and a bare script that starts the same programs beside it: an
 //! emulated machine's speed changes from day to day, the ratio of the two hardly.
 
-use crate::{Row, bare};
+use crate::{Row, bare, median};
 use regex::Regex;
 use std::time::Instant;
 use stories::{Computer, Failure, Lab, Result};
 
+const IMAGE: &str = "master-vm";
 const ROUNDS: usize = 3;
 const MEMORY_MIB: u32 = 3072;
 /// shared/measured.md, seconds: when containerd serves on Debian with systemd, and after the bare script.
@@ -39,8 +40,9 @@ pub fn measure_two(lab: &Lab) -> Result<Vec<Row>> {
 
 /// What the stories have (more than one has crashed a guest under emulation), both at the same time.
 pub fn measure_one(lab: &Lab) -> Result<Vec<Row>> {
-    // Both images are there before the clocks run.
-    drop(bare::machine(lab, "bare-unused")?);
+    // What both begin with is there before a clock runs.
+    bare::prepare(lab)?;
+    lab.image(IMAGE)?;
     let rounds = (0..ROUNDS).map(|round| {
         std::thread::scope(|scope| {
             let beside = scope.spawn(|| bare(lab, 1, round));
@@ -80,19 +82,13 @@ fn rows_of(how: &str, rounds: &[(Boot, Bare)]) -> Vec<Row> {
     ]
 }
 
-fn median(seconds: impl Iterator<Item = f64>) -> f64 {
-    let mut all: Vec<f64> = seconds.collect();
-    all.sort_by(f64::total_cmp);
-    all[all.len() / 2]
-}
-
 fn prepare(machine: &mut Computer, cpus: u32) {
     machine.hardware().cpus = cpus;
     machine.hardware().memory_mib = MEMORY_MIB;
 }
 
 fn ours(lab: &Lab, cpus: u32, round: usize) -> Result<Boot> {
-    let mut master = lab.machine(&format!("boot-{cpus}-{round}"), &lab.image("master-vm")?)?;
+    let mut master = lab.machine(&format!("boot-{cpus}-{round}"), &lab.image(IMAGE)?)?;
     prepare(&mut master, cpus);
     let begin = Instant::now();
     master.power_on()?;
@@ -121,8 +117,7 @@ fn bare(lab: &Lab, cpus: u32, round: usize) -> Result<Bare> {
     let begin = Instant::now();
     machine.power_on()?;
     machine.wait_for_console("bare: kubelet starts", READY_SECONDS)?;
-    machine.eventually("a node", || machine.kubectl(&["get", "node", "bare"]))?;
-    machine.wait_for("node/bare", "condition=Ready", READY_SECONDS)?;
+    machine.wait_ready()?;
     let ready = begin.elapsed().as_secs_f64();
     let console = machine.console()?;
     machine.power_cut()?;

@@ -1,6 +1,6 @@
 //! How long a build takes with everything in the cache.
 
-use crate::{Row, extract_root};
+use crate::{Row, extract_root, median};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use stories::{Failure, ImageDir, Lab, Result};
@@ -32,7 +32,7 @@ pub fn measure(lab: &Lab) -> Result<Vec<Row>> {
     // The kernel forgets what it read; a failure to tell it so only makes the figure better.
     drop(std::fs::write("/proc/sys/vm/drop_caches", "3"));
     let cold = timed(&profiles[..2], &folder.join("empty"))?;
-    let warm = median(warm);
+    let warm = median(warm.iter().map(Duration::as_secs_f64));
     Ok(vec![
         Row::new("build after a changed overlay file", format!("{warm:.1} s"), against(warm, WARM_MAXIMUM)),
         Row::new(
@@ -67,9 +67,4 @@ fn archive_seconds(lab: &Lab, image: &ImageDir) -> Result<f64> {
     let seconds = begin.elapsed().as_secs_f64();
     std::fs::remove_dir_all(&folder).map_err(Failure::file(&folder, "remove"))?;
     Ok(seconds)
-}
-
-fn median(mut times: Vec<Duration>) -> f64 {
-    times.sort();
-    times[times.len() / 2].as_secs_f64()
 }

@@ -1,5 +1,5 @@
 //! `cargo bench -p stories`: sizes, build times, boot times and memory of the master, as the Markdown
-//! table of docs/benchmarks.md. Takes a quarter of an hour; nothing else should run beside it.
+//! table of docs/benchmarks.md. Takes most of an hour; nothing else should run beside it.
 //!
 //! `cargo bench -p stories -- sizes builds boots boots-one memory` picks chapters.
 
@@ -36,6 +36,12 @@ const CHAPTERS: [(&str, Chapter); 5] = [
     ("boots-one", boots::measure_one),
     ("memory", memory::measure),
 ];
+
+fn median(figures: impl Iterator<Item = f64>) -> f64 {
+    let mut all: Vec<f64> = figures.collect();
+    all.sort_by(f64::total_cmp);
+    all[all.len() / 2]
+}
 
 /// The files of an image's root.
 fn extract_root(lab: &Lab, image: &ImageDir, folder: &Path) -> Result {

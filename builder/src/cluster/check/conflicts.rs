@@ -3,7 +3,7 @@
 use super::Checker;
 use super::values::{hardware_address, host_address, network};
 use ipnet::IpNet;
-use spec::cluster::{Machine, Role};
+use spec::cluster::Machine;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -138,8 +138,9 @@ impl<'a> Checker<'a> {
             self.report(PATH, format!("the virtual address {address} is none of a machine"), help);
             return;
         }
-        let masters = self.cluster.machines.iter().filter(|machine| machine.role == Role::Master);
-        let elsewhere = masters
+        let elsewhere = self
+            .cluster
+            .masters()
             .filter_map(|machine| Some((machine, host_address(machine.network.address.as_deref()?).ok()?)))
             .find(|(_, own)| {
                 host_address(&format!("{address}/{}", own.prefix_len())).is_err() || !own.contains(&address)
@@ -164,9 +165,9 @@ impl<'a> Checker<'a> {
     /// Several masters that nothing tells apart work only with images of their own. A node's seed has
     /// its name always.
     pub(super) fn ambiguous_masters(&mut self) {
-        let machines = self.cluster.machines.iter();
-        let any: Vec<&str> = machines
-            .filter(|machine| machine.role == Role::Master && machine.mac.is_none() && machine.serial.is_none())
+        let masters = self.cluster.masters();
+        let any: Vec<&str> = masters
+            .filter(|machine| machine.mac.is_none() && machine.serial.is_none())
             .map(|machine| machine.name.as_str())
             .collect();
         if any.len() > 1 {
