@@ -59,6 +59,46 @@ async fn define_one(api: &Api, cluster: &Cluster, node: &Value) -> Result<(), Ap
     add_taints(api, cluster, machine, node).await
 }
 
+/// Prefix lengths of one node's pods, as the controller manager hands them out by default.
+const NODE_PREFIXES: (u8, u8) = (24, 64);
+
+/// Gives the only master of a new cluster the first pods' networks, so that it need not wait for the
+/// controller manager, which starts afterwards and takes note of what is given. `false`: not yet.
+pub async fn take_first_networks(api: &Api, facts: &Facts) -> Result<bool, ApiError> {
+    let name = &facts.identity.name;
+    let list = api.get(&format!("{NODES}?limit=2")).await?;
+    let nodes = list.get("items").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let cidrs = first_networks(&facts.cluster.pod_cidr);
+    let spec = json!({"podCIDR": cidrs.first(), "podCIDRs": cidrs});
+    let result = match nodes {
+        [] => {
+            let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": spec});
+            api.post(NODES, &node).await
+        }
+        // Kubelet was quicker.
+        [own] if own["metadata"]["name"] == **name && pod_cidrs(own).is_empty() => {
+            let version = &own["metadata"]["resourceVersion"];
+            let patch = json!({"metadata": {"resourceVersion": version}, "spec": spec});
+            api.merge(&format!("{NODES}/{name}"), &patch).await
+        }
+        _ => return Ok(true),
+    };
+    match result {
+        Err(error) if error.code() == Some(409) => Ok(false),
+        other => other.map(|_| true),
+    }
+}
+
+/// The first node's networks of a cluster's (`10.244.0.0/16,fd01::/48`), one per family.
+fn first_networks(pod_cidr: &str) -> Vec<String> {
+    let networks = pod_cidr.split(',').filter_map(network);
+    let first = networks.filter_map(|pods| {
+        let prefix = if pods.addr().is_ipv4() { NODE_PREFIXES.0 } else { NODE_PREFIXES.1 };
+        IpNet::new(pods.network(), prefix.max(pods.prefix_len())).ok()
+    });
+    first.map(|network| network.to_string()).collect()
+}
+
 fn version_of(list: &Value) -> &str {
     list.pointer("/metadata/resourceVersion").and_then(Value::as_str).unwrap_or_default()
 }
@@ -183,6 +223,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::facts::tests::example;
+    use crate::testing::{NAME, TestTls};
 
     #[test]
     fn the_ready_condition_and_the_pod_cidrs_are_read() {
@@ -193,6 +234,46 @@ mod tests {
         assert_eq!(pod_cidrs(&node), ["10.244.0.0/24"]);
         assert_eq!(ready_condition(&json!({})), None);
         assert!(pod_cidrs(&json!({})).is_empty());
+    }
+
+    #[test]
+    fn the_first_networks_are_one_per_family() {
+        assert_eq!(first_networks("10.244.0.0/16,fd01::/48"), ["10.244.0.0/24", "fd01::/64"]);
+        assert_eq!(first_networks("10.244.0.0/25"), ["10.244.0.0/25"]);
+    }
+
+    #[tokio::test]
+    async fn only_a_node_that_is_alone_and_has_no_network_gets_the_first() {
+        let facts = example(time::OffsetDateTime::from_unix_timestamp(1_795_000_000).unwrap());
+        let own = |spec: Value| json!({"metadata": {"name": facts.identity.name, "resourceVersion": "7"}, "spec": spec});
+        let other = json!({"metadata": {"name": "other"}, "spec": {}});
+        let cases = [
+            (vec![], 201, Some("POST"), true),
+            (vec![own(json!({}))], 200, Some("PATCH"), true),
+            (vec![own(json!({}))], 409, Some("PATCH"), false),
+            (vec![own(json!({"podCIDRs": ["10.244.0.0/24"]}))], 200, None, true),
+            (vec![other.clone()], 200, None, true),
+            (vec![own(json!({})), other], 200, None, true),
+        ];
+        let tls = TestTls::new();
+        for (nodes, code, written, done) in cases {
+            let (send, mut receive) = tokio::sync::mpsc::unbounded_channel();
+            let address = tls
+                .serve(move |request| {
+                    let (nodes, send) = (nodes.clone(), send.clone());
+                    async move {
+                        if request.method() == "GET" {
+                            return (200, json!({"items": nodes}));
+                        }
+                        send.send(request.method().to_string()).unwrap();
+                        (code, json!({}))
+                    }
+                })
+                .await;
+            let api = Api::new(address, NAME, tls.client());
+            assert_eq!(take_first_networks(&api, &facts).await.unwrap(), done);
+            assert_eq!(receive.try_recv().ok().as_deref(), written);
+        }
     }
 
     #[test]

@@ -362,7 +362,7 @@ async fn count_pods(api: &Api, node: &str) -> Option<u32> {
 
 /// The work with the API: wait for it, apply, then follow node and requests for ever.
 async fn control(root: &Path, facts: &Facts, api: &Api, status: &Status) {
-    wait_for_api(root, api, status).await;
+    wait_for_api(root, facts, api, status).await;
     status.phase("applying manifests");
     let applying = async {
         loop {
@@ -386,8 +386,11 @@ async fn control(root: &Path, facts: &Facts, api: &Api, status: &Status) {
 
 /// The API server tells init that it serves long before its own bootstrapping (RBAC among it) is
 /// done; who starts then is refused and backs off for seconds. So init waits for this file.
-async fn wait_for_api(root: &Path, api: &Api, status: &Status) {
+async fn wait_for_api(root: &Path, facts: &Facts, api: &Api, status: &Status) {
     status.phase("waiting for the API server");
+    if facts.cluster.masters().count() == 1 {
+        take_first_networks(api, facts).await;
+    }
     // The last of its checks to pass is asked for alone: the whole list reads from etcd each time.
     for path in ["/readyz/poststarthook/rbac/bootstrap-roles", "/readyz"] {
         while api.health(path).await.is_err() {
@@ -396,6 +399,19 @@ async fn wait_for_api(root: &Path, api: &Api, status: &Status) {
     }
     if let Err(error) = mark(root, paths::API_READY_FILE) {
         say(format!("telling init that the API server is ready: {error}"));
+    }
+}
+
+/// Before the file of [`wait_for_api`] is there, so that no controller manager runs beside it.
+async fn take_first_networks(api: &Api, facts: &Facts) {
+    loop {
+        match node::take_first_networks(api, facts).await {
+            Ok(true) => return,
+            // The controller manager will do it.
+            Err(error) if error.code().is_some_and(|code| code < 500) => return say(format!("pod network: {error}")),
+            // The API is not there yet, or another wrote to the node.
+            Ok(false) | Err(_) => tokio::time::sleep(RETRY).await,
+        }
     }
 }
 

@@ -29,7 +29,8 @@ pub fn machine<'lab>(lab: &'lab Lab, name: &str) -> Result<Computer<'lab>> {
     hardware.firmware = Firmware::Bios;
     hardware.kernel =
         Some(DirectKernel { kernel: image.beside("vmlinuz"), initramfs: None, command_line: COMMAND_LINE.into() });
-    hardware.disks = vec![Disk { ignore_flush: true, bus: Bus::Nvme, ..Disk::new(disk) }];
+    // The first place in SeaBIOS' boot order is the kernel's own.
+    hardware.disks = vec![Disk { ignore_flush: true, bus: Bus::Nvme, boot_index: Some(1), ..Disk::new(disk) }];
     Ok(computer)
 }
 

@@ -5,6 +5,7 @@ export PATH=/usr/bin:/usr/sbin:/busybox
 say() { read -r up _ </proc/uptime; echo "bare: $* at $up s" >/dev/ttyS0; }
 mount -t proc proc /proc
 mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
 mkdir -p /dev/pts /dev/shm
 mount -t devpts pts /dev/pts
 for place in /dev/shm /run /tmp; do mount -t tmpfs tmpfs $place; done
