@@ -46,9 +46,11 @@ impl Round {
     }
 }
 
-/// Names or addresses of the servers: the definition's, else DHCP's.
+/// Names or addresses of the servers: the machine's in the definition, else the cluster's, else DHCP's.
 fn servers(facts: &Facts) -> &[String] {
-    if facts.cluster.ntp.is_empty() { &facts.identity.ntp } else { &facts.cluster.ntp }
+    let own = facts.machine().map(|machine| &machine.network.ntp);
+    let mut given = own.into_iter().chain([&facts.cluster.ntp]);
+    given.find(|servers| !servers.is_empty()).unwrap_or(&facts.identity.ntp)
 }
 
 /// One round, cut off after a second. Used once, before certificates are judged.

@@ -129,7 +129,6 @@ pub fn tls(authority: &str, certificate: &str, key: &str) -> Result<Arc<ClientCo
 }
 
 /// The same without a certificate of ours: for what a server answers to anyone.
-#[allow(dead_code)] // Until `run` starts the balancer.
 pub fn tls_anonymous(authority: &str) -> Result<Arc<ClientConfig>, HttpError> {
     Ok(speaking_http2(trusting(authority)?.with_no_client_auth()))
 }

@@ -2,8 +2,9 @@
 //! seed's join credential the first time, by its own certificate afterwards. The master's side
 //! judges: one name, one key, and a name that is in use waits for an operator.
 
-use crate::api::{Api, ApiError};
+use crate::api::Api;
 use crate::certificates::CertificateError;
+use crate::claim;
 use crate::facts::{Facts, under};
 use crate::files::{self, FileError, NewFile};
 use crate::http::{self, HttpError};
@@ -12,14 +13,13 @@ use crate::server::{Answer, Caller};
 use hyper::StatusCode;
 use pki::{AuthorityName, Credential, LEAF_LIFE, RequestPolicy, Usage};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use spec::agent::{
     JoinAnswer, JoinQuestion, NODE_AGENTS, NodeCredential, VERSION, bootstrap_user, node_agent_user, organization, path,
 };
 use spec::cluster::Role;
 use spec::{paths, ports, seed};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::Path;
 use std::sync::Arc;
 use time::{Duration, OffsetDateTime};
@@ -32,8 +32,6 @@ const PENDING_FILE: &str = "pending.json";
 /// kubelet's own certificate and key, which it gets by TLS bootstrapping and rotates itself.
 pub const KUBELET_CERTIFICATE: &str = "/var/lib/kubelet/pki/kubelet-client-current.pem";
 const BOOTSTRAP_LIFE: Duration = Duration::days(1);
-/// A claim to a name whose machine never registered a node is given up after this many seconds.
-const CLAIM_SECONDS: i64 = 900;
 
 /// Why the node has no credentials yet.
 #[derive(Debug, thiserror::Error)]
@@ -50,10 +48,12 @@ pub enum JoinError {
         "this machine's seed holds no join credential: write it with `imgbuild cluster seed CLUSTER --machine NAME`"
     )]
     NoCredential,
-    #[error("no master of the cluster definition has an address")]
-    NoMaster,
     #[error("joining: {0}")]
     Refused(#[from] PeerError),
+    #[error("joining: the answer's file {0:?} is not what it should be")]
+    HandedOver(String),
+    #[error("the system gives no random bytes")]
+    NoRandom,
     #[error("joining: the answer lacks the certificate of {0:?}")]
     Incomplete(NodeCredential),
 }
@@ -109,7 +109,7 @@ fn pair(root: &Path, credential: NodeCredential) -> Result<Option<(String, Strin
 }
 
 /// TLS to other agents: this machine's own certificate, or until there is one the join credential.
-fn tls(facts: &Facts, root: &Path, now: OffsetDateTime) -> Result<Arc<ClientConfig>, JoinError> {
+pub fn tls(facts: &Facts, root: &Path, now: OffsetDateTime) -> Result<Arc<ClientConfig>, JoinError> {
     let authority = facts.secrets.text(&AuthorityName::Machine.certificate_file())?;
     let own = pair(root, NodeCredential::Machine)?;
     if let Some((certificate, key)) = own
@@ -159,16 +159,20 @@ pub async fn ensure(facts: &Facts, root: &Path, now: OffsetDateTime) -> Result<O
     let mut pending = known.unwrap_or(Pending { requests: BTreeMap::new() });
     pending.requests.retain(|credential, _| due.contains(credential));
     for credential in due {
-        if !pending.requests.contains_key(&credential) {
+        if let Entry::Vacant(place) = pending.requests.entry(credential) {
             let (_, wanted) = policy(credential, name);
-            let request =
-                pki::signing_request(&wanted.common_name, wanted.organization.as_deref(), &wanted.names, &[])?;
-            pending.requests.insert(credential, request);
+            place.insert(pki::signing_request(
+                &wanted.common_name,
+                wanted.organization.as_deref(),
+                &wanted.names,
+                &[],
+            )?);
         }
     }
     files::write(&pending_path, serde_json::to_string(&pending).unwrap_or_default(), 0o600, true)?;
     let requests = pending.requests.iter().map(|(credential, (request, _))| (*credential, request.clone())).collect();
-    let answer = ask(facts, root, now, &JoinQuestion { version: VERSION, requests }).await?;
+    let question = JoinQuestion { version: VERSION, requests };
+    let answer: JoinAnswer = Peers::new(facts, tls(facts, root, now)?).ask_any(path::JOIN, &question).await?;
     let mut new = Vec::new();
     for (credential, (_, key)) in &pending.requests {
         let certificate = answer.certificates.get(credential).ok_or(JoinError::Incomplete(*credential))?;
@@ -180,24 +184,6 @@ pub async fn ensure(facts: &Facts, root: &Path, now: OffsetDateTime) -> Result<O
     // Whoever asks again after this asks with new keys, as the holder of the old ones.
     drop(std::fs::remove_file(&pending_path));
     Ok(Some(answer))
-}
-
-/// Asks one master after the other.
-async fn ask(
-    facts: &Facts,
-    root: &Path,
-    now: OffsetDateTime,
-    question: &JoinQuestion,
-) -> Result<JoinAnswer, JoinError> {
-    let peers = Peers::new(facts, tls(facts, root, now)?);
-    let mut last = JoinError::NoMaster;
-    for name in peers.names() {
-        match peers.post(name, path::JOIN, question).await {
-            Ok(answer) => return Ok(answer),
-            Err(error) => last = error.into(),
-        }
-    }
-    Err(last)
 }
 
 /// kubeconfigs of a node's programs, made anew at each start; they go through the balancer.
@@ -237,7 +223,7 @@ pub async fn answer(facts: &Facts, api: &Api, cluster: Option<String>, caller: &
         return refuse(StatusCode::FORBIDDEN, reason);
     }
     if caller.organization == organization::JOIN
-        && let Err(reason) = claim(api, &caller.name, &question).await
+        && let Err(reason) = claim(api, caller, &question).await
     {
         return refuse(StatusCode::CONFLICT, reason);
     }
@@ -245,6 +231,14 @@ pub async fn answer(facts: &Facts, api: &Api, cluster: Option<String>, caller: &
         Ok(certificates) => Answer::of(&JoinAnswer { cluster, certificates }),
         Err(error) => refuse(StatusCode::BAD_REQUEST, error.to_string()),
     }
+}
+
+/// The name belongs to the key of the machine's own certificate.
+async fn claim(api: &Api, caller: &Caller, question: &JoinQuestion) -> Result<(), String> {
+    let request =
+        question.requests.get(&NodeCredential::Machine).ok_or("the request of the machine's certificate is missing")?;
+    let asked = pki::inspect_request(&caller.name, request.as_bytes()).map_err(|error| error.to_string())?;
+    claim::take(api, caller, &claim::digest(&asked.public_key)).await
 }
 
 /// Whether the machine of this certificate may be given these credentials.
@@ -278,68 +272,6 @@ fn sign(
     question.requests.iter().map(sign).collect()
 }
 
-/// Claims the name for the machine's key in the cluster's own store, where every master sees it:
-/// the second machine with the same credential waits until an operator has deleted the first's node.
-async fn claim(api: &Api, name: &str, question: &JoinQuestion) -> Result<(), String> {
-    let request =
-        question.requests.get(&NodeCredential::Machine).ok_or("the request of the machine's certificate is missing")?;
-    let asked = pki::inspect_request(name, request.as_bytes()).map_err(|error| error.to_string())?;
-    let key: String = Sha256::digest(&asked.public_key).iter().map(|byte| format!("{byte:02x}")).collect();
-    let unknown = |error: ApiError| format!("the cluster's API does not answer yet: {error}");
-    let collection = "/api/v1/namespaces/kube-system/configmaps";
-    let path = format!("{collection}/imgbuild-joined-{name}");
-    let found = api.find(&path).await.map_err(unknown)?;
-    let node = api.find(&format!("/api/v1/nodes/{name}")).await.map_err(unknown)?;
-    let now = OffsetDateTime::now_utc().unix_timestamp();
-    let version = match judge_claim(name, &key, found.as_ref(), node.is_some(), now)? {
-        Claim::Ours => return Ok(()),
-        Claim::New => Value::Null,
-        Claim::Replace(version) => version,
-    };
-    let mut record = json!({
-        "apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": {"name": format!("imgbuild-joined-{name}"), "namespace": "kube-system"},
-        "data": {"key": key, "at": now.to_string()},
-    });
-    let outcome = if version.is_null() {
-        api.post(collection, &record).await
-    } else {
-        record["metadata"]["resourceVersion"] = version;
-        api.put(&path, &record).await
-    };
-    match outcome {
-        Ok(_) => Ok(()),
-        Err(error) if error.code() == Some(409) => Err(format!("another machine asks as {name} at the same time")),
-        Err(error) => Err(unknown(error)),
-    }
-}
-
-#[derive(Debug, PartialEq)]
-enum Claim {
-    Ours,
-    New,
-    /// With the version of the record that is replaced.
-    Replace(Value),
-}
-
-fn judge_claim(name: &str, key: &str, record: Option<&Value>, node: bool, now: i64) -> Result<Claim, String> {
-    let taken =
-        || format!("{name} has joined with another key: if this machine takes its place, `kubectl delete node {name}`");
-    let Some(record) = record else { return if node { Err(taken()) } else { Ok(Claim::New) } };
-    let text = |field: &str| record.pointer(&format!("/data/{field}")).and_then(Value::as_str).unwrap_or_default();
-    if text("key") == key {
-        return Ok(Claim::Ours);
-    }
-    let age = now - text("at").parse().unwrap_or(0);
-    if node {
-        return Err(taken());
-    }
-    if (0..CLAIM_SECONDS).contains(&age) {
-        return Err(format!("another machine asked to join as {name} {age} s ago: only one may have that name"));
-    }
-    Ok(Claim::Replace(record["metadata"]["resourceVersion"].clone()))
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -359,7 +291,7 @@ mod tests {
     }
 
     fn caller(name: &str, organization: &str) -> Caller {
-        Caller { name: name.into(), organization: organization.into() }
+        Caller { name: name.into(), organization: organization.into(), issued: 0 }
     }
 
     fn question(name: &str) -> JoinQuestion {
@@ -396,18 +328,6 @@ mod tests {
         assert_eq!(machine.organizations, [organization::NODE]);
         assert_eq!(found(NodeCredential::Bootstrap).common_name, "imgbuild:bootstrap:n1");
         sign(&facts(), "n1", &question("n2"), now()).unwrap_err();
-    }
-
-    #[test]
-    fn a_name_belongs_to_one_key_until_its_node_is_deleted() {
-        let record = json!({"metadata": {"resourceVersion": "7"}, "data": {"key": "a", "at": "1000"}});
-        let judge = |key, record: Option<&Value>, node, now| judge_claim("n1", key, record, node, now);
-        assert_eq!(judge("a", None, false, 0), Ok(Claim::New));
-        assert_eq!(judge("a", Some(&record), true, 1001), Ok(Claim::Ours));
-        assert_eq!(judge("b", Some(&record), false, 5000), Ok(Claim::Replace(json!("7"))));
-        assert!(judge("b", Some(&record), true, 5000).unwrap_err().contains("kubectl delete node n1"));
-        assert!(judge("b", Some(&record), false, 1010).unwrap_err().contains("10 s ago"));
-        assert!(judge("b", None, true, 0).is_err());
     }
 
     #[test]

@@ -1,13 +1,15 @@
-//! Tells the host firewall which addresses are the cluster's machines: kube-router's BGP and tunnels
-//! are let in from them alone. The image's ruleset is the same in every cluster, so its sets start
-//! empty.
+//! Tells the host firewall what it cannot know of the cluster, since the image's ruleset is the same in
+//! every one and its sets start empty: the addresses of the machines, from which alone kube-router's BGP
+//! and tunnels are let in, and the Services' networks and ports where IPVS serves them.
 
 use crate::api::{Api, ApiError};
 use crate::machine::say;
 use crate::nft;
-use crate::nodes::{self, Nodes};
-use spec::cluster::{Cluster, Machine};
-use spec::firewall::{MEMBERS, MEMBERS6, TABLE};
+use crate::nodes::{self, Nodes, network};
+use ipnet::IpNet;
+use spec::cluster::{Cluster, Machine, NetworkChoice};
+use spec::firewall::{MEMBERS, MEMBERS6, NODE_PORTS, SERVICES, SERVICES6, TABLE};
+use spec::ports;
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::io;
@@ -26,20 +28,28 @@ pub fn from_definition(cluster: &Cluster) -> BTreeSet<IpAddr> {
 }
 
 /// Fills the sets with exactly these. Fails until the firewall's ruleset is loaded.
-pub async fn fill(members: &BTreeSet<IpAddr>) -> io::Result<()> {
-    nft::run(script(members)).await
+async fn fill(members: &BTreeSet<IpAddr>, services: &[IpNet]) -> io::Result<()> {
+    nft::run(script(members, services)).await
+}
+
+/// The Services' networks where IPVS serves them.
+fn behind_ipvs(cluster: &Cluster) -> Vec<IpNet> {
+    match cluster.network {
+        NetworkChoice::KubeRouter => cluster.service_cidr.split(',').filter_map(network).collect(),
+        NetworkChoice::KubeProxy | NetworkChoice::None => Vec::new(),
+    }
 }
 
 /// Keeps the sets filled with the definition's addresses and those of the Node objects, until the API
 /// wants the list read anew.
 pub async fn keep(api: &Api, cluster: &Cluster) -> Result<(), ApiError> {
-    let listed = from_definition(cluster);
+    let (listed, services) = (from_definition(cluster), behind_ipvs(cluster));
     nodes::follow(api, PERIOD, async |nodes| {
         let members = with_nodes(&listed, nodes);
         for _ in 0..TRIES {
-            match fill(&members).await {
+            match fill(&members, &services).await {
                 Ok(()) => return,
-                Err(error) => say(format!("firewall: the cluster's machines: {error}")),
+                Err(error) => say(format!("firewall: its sets: {error}")),
             }
             tokio::time::sleep(RETRY).await;
         }
@@ -52,11 +62,21 @@ fn with_nodes(listed: &BTreeSet<IpAddr>, nodes: &Nodes) -> BTreeSet<IpAddr> {
 }
 
 /// What nft(8) is told; it does all of it at once, so that no member is ever missing for a moment.
-pub fn script(members: &BTreeSet<IpAddr>) -> String {
+fn script(members: &BTreeSet<IpAddr>, services: &[IpNet]) -> String {
+    let machines = |v4: bool| members.iter().filter(|member| member.is_ipv4() == v4).map(ToString::to_string).collect();
+    let services_of =
+        |v4: bool| services.iter().filter(|net| net.addr().is_ipv4() == v4).map(ToString::to_string).collect();
+    let (first, last) = (ports::NODE_PORT_FIRST, ports::NODE_PORT_LAST);
+    let node_ports = if services.is_empty() { Vec::new() } else { vec![format!("{first}-{last}")] };
+    let sets: [(&str, Vec<String>); 5] = [
+        (MEMBERS, machines(true)),
+        (MEMBERS6, machines(false)),
+        (SERVICES, services_of(true)),
+        (SERVICES6, services_of(false)),
+        (NODE_PORTS, node_ports),
+    ];
     let mut script = String::new();
-    for (set, of_family) in [(MEMBERS, IpAddr::is_ipv4 as fn(&IpAddr) -> bool), (MEMBERS6, IpAddr::is_ipv6)] {
-        let elements: Vec<String> =
-            members.iter().filter(|address| of_family(address)).map(ToString::to_string).collect();
+    for (set, elements) in sets {
         // Writing to a String cannot fail.
         let _ = writeln!(script, "flush set inet {TABLE} {set}");
         if !elements.is_empty() {
@@ -93,11 +113,14 @@ mod tests {
     }
 
     #[test]
-    fn the_script_replaces_both_sets() {
+    fn the_script_replaces_every_set() {
         assert_eq!(
-            script(&members(&["192.0.2.2", "192.0.2.1"])),
+            script(&members(&["192.0.2.2", "192.0.2.1"]), &[network("10.96.0.0/16").unwrap()]),
             "flush set inet imgbuild members\nadd element inet imgbuild members { 192.0.2.1, 192.0.2.2 }\n\
-             flush set inet imgbuild members6\n"
+             flush set inet imgbuild members6\n\
+             flush set inet imgbuild services\nadd element inet imgbuild services { 10.96.0.0/16 }\n\
+             flush set inet imgbuild services6\n\
+             flush set inet imgbuild node-ports\nadd element inet imgbuild node-ports { 30000-32767 }\n"
         );
     }
 
@@ -107,13 +130,17 @@ mod tests {
             return;
         }
         let sets = format!(
-            "table inet {TABLE} {{ set {MEMBERS} {{ type ipv4_addr; }}; set {MEMBERS6} {{ type ipv6_addr; }}; }}"
+            "table inet {TABLE} {{ set {MEMBERS} {{ type ipv4_addr; }}; set {MEMBERS6} {{ type ipv6_addr; }}; \
+             set {SERVICES} {{ type ipv4_addr; flags interval; }}; set {SERVICES6} {{ type ipv6_addr; flags interval; }}; \
+             set {NODE_PORTS} {{ type inet_service; flags interval; }}; }}"
         );
         let Some(result) = run_here(&sets) else { return };
         result.unwrap();
         let many: BTreeSet<IpAddr> = (0..5000u32).map(|number| IpAddr::V4((0xc000_0200 + number).into())).collect();
         for members in [&members(&["192.0.2.1", "fd00::1"]), &members(&["192.0.2.1"]), &many, &members(&[])] {
-            run_here(&script(members)).unwrap().unwrap();
+            for services in [&[][..], &["10.96.0.0/16", "fd00:96::/108"].map(|text| network(text).unwrap())[..]] {
+                run_here(&script(members, services)).unwrap().unwrap();
+            }
         }
         assert!(run_here("flush set inet imgbuild nothing").unwrap().is_err());
     }

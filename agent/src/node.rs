@@ -105,21 +105,29 @@ fn version_of(list: &Value) -> &str {
 
 async fn follow(facts: &Facts, root: &Path, status: &Status, node: &Value) {
     let cidrs = pod_cidrs(node);
-    if !cidrs.is_empty() && facts.cluster.network == NetworkChoice::KubeProxy {
-        match cni::write(root, &cidrs) {
+    if !cidrs.is_empty() && facts.cluster.network != NetworkChoice::None {
+        match cni::write(root, facts, &cidrs) {
             Ok(true) => {
                 say(format!("pod network: {}", cidrs.join(", ")));
-                let own: Vec<IpNet> = cidrs.iter().filter_map(|cidr| network(cidr)).collect();
-                let all: Vec<IpNet> = facts.cluster.pod_cidr.split(',').filter_map(network).collect();
-                if let Err(error) = masquerade::set(&own, &all).await {
-                    say(format!("pod network: masquerading: {error}"));
-                }
+                masquerade_pods(facts, &cidrs).await;
             }
             Ok(false) => {}
             Err(error) => say(format!("pod network: {error}")),
         }
     }
     show(status, node, &cidrs);
+}
+
+/// kube-router has rules of its own for it.
+async fn masquerade_pods(facts: &Facts, cidrs: &[String]) {
+    if facts.cluster.network != NetworkChoice::KubeProxy {
+        return;
+    }
+    let own: Vec<IpNet> = cidrs.iter().filter_map(|cidr| network(cidr)).collect();
+    let all: Vec<IpNet> = facts.cluster.pod_cidr.split(',').filter_map(network).collect();
+    if let Err(error) = masquerade::set(&own, &all).await {
+        say(format!("pod network: masquerading: {error}"));
+    }
 }
 
 fn show(status: &Status, node: &Value, cidrs: &[String]) {
@@ -245,7 +253,8 @@ mod tests {
     #[tokio::test]
     async fn only_a_node_that_is_alone_and_has_no_network_gets_the_first() {
         let facts = example(time::OffsetDateTime::from_unix_timestamp(1_795_000_000).unwrap());
-        let own = |spec: Value| json!({"metadata": {"name": facts.identity.name, "resourceVersion": "7"}, "spec": spec});
+        let own =
+            |spec: Value| json!({"metadata": {"name": facts.identity.name, "resourceVersion": "7"}, "spec": spec});
         let other = json!({"metadata": {"name": "other"}, "spec": {}});
         let cases = [
             (vec![], 201, Some("POST"), true),

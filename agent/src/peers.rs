@@ -24,6 +24,8 @@ const LIMIT: Duration = Duration::from_secs(3);
 /// Why a machine's agent gave no answer that is of use.
 #[derive(Debug, thiserror::Error)]
 pub enum PeerError {
+    #[error("the cluster definition has no other master")]
+    Alone,
     #[error("no address of {0} is in the cluster definition")]
     NoAddress(String),
     #[error(transparent)]
@@ -67,6 +69,21 @@ impl Peers {
     ) -> Result<A, PeerError> {
         let body = serde_json::to_vec(question).map_err(|error| content(name, &error))?;
         self.ask(name, Request::post(url(path)).header("content-type", "application/json"), body.into()).await
+    }
+
+    /// The same of whichever master answers first, in the order of their names.
+    ///
+    /// # Errors
+    /// The last one's refusal.
+    pub async fn ask_any<Q: Serialize, A: DeserializeOwned>(&self, path: &str, question: &Q) -> Result<A, PeerError> {
+        let mut last = PeerError::Alone;
+        for name in self.names() {
+            match self.post(name, path, question).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
     }
 
     async fn ask<A: DeserializeOwned>(

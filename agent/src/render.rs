@@ -1,15 +1,19 @@
 //! Renders the image's templates. A template's path below `paths::TEMPLATES_DIR` is the path of the
 //! file it makes. Its first line may say `{# mode 0600 user etcd #}`; without it the file is root's
-//! and 0644. An undefined variable is an error, not an empty string.
+//! and 0644; with `network kube-router` it is made where the cluster definition has that network. An undefined variable is an error, not an empty string.
 
 use crate::certificates::api_service_address;
 use crate::etcd::Flags;
 use crate::facts::{Facts, under};
 use crate::files::{self, FileError, NewFile};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, UndefinedBehavior, Value, context};
-use spec::cluster::Machine;
+use serde::Deserialize;
+use serde::de::value::{Error as ValueError, StrDeserializer};
+use spec::cluster::{Machine, NetworkChoice};
 use spec::{paths, ports, seed};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -35,6 +39,7 @@ const ETCD_TEMPLATES: &str = "etc/etcd";
 pub fn render(facts: &Facts, root: &Path) -> Result<Vec<NewFile>, RenderError> {
     let mut rendered = render_some(root, facts, &values(facts)?, |path| !path.starts_with(ETCD_TEMPLATES))?;
     rendered.extend(registry_mirrors(facts, root));
+    rendered.extend(zones(facts, root)?);
     Ok(rendered)
 }
 
@@ -66,6 +71,9 @@ fn render_some(
     for relative in files::list(&folder)?.into_iter().filter(|path| wanted(path)) {
         let text = files::read(&folder.join(&relative))?;
         let header = header(&text).map_err(|reason| RenderError::Template { path: relative.clone(), reason })?;
+        if header.network.is_some_and(|network| network != facts.cluster.network) {
+            continue;
+        }
         let content = environment
             .render_str(&text, values)
             .map_err(|error| RenderError::Template { path: relative.clone(), reason: format!("{error:#}") })?;
@@ -80,7 +88,7 @@ fn render_some(
 }
 
 /// Which service reads a configuration, by the beginning of its path.
-const READERS: [(&str, &str); 9] = [
+const READERS: [(&str, &str); 10] = [
     ("etc/containerd/config.toml", "containerd"),
     ("etc/coredns/", "coredns"),
     ("etc/kubernetes/kube-apiserver.", "kube-apiserver"),
@@ -90,6 +98,7 @@ const READERS: [(&str, &str); 9] = [
     ("etc/kubernetes/scheduler.", "kube-scheduler"),
     ("etc/kubernetes/kubelet.", "kubelet"),
     ("etc/kubernetes/proxy.", "kube-proxy"),
+    ("etc/kubernetes/kube-router.", "kube-router"),
 ];
 
 /// Services whose configuration is on disk with another content, and so must be restarted once it
@@ -119,10 +128,11 @@ pub fn write(rendered: &[NewFile]) -> Result<(), FileError> {
 struct Header {
     mode: u32,
     user: Option<String>,
+    network: Option<NetworkChoice>,
 }
 
 fn header(template: &str) -> Result<Header, String> {
-    let mut header = Header { mode: 0o644, user: None };
+    let mut header = Header { mode: 0o644, user: None, network: None };
     let first = template.lines().next().unwrap_or_default();
     let Some(words) = first.strip_prefix("{#").and_then(|rest| rest.strip_suffix("#}")) else { return Ok(header) };
     let words: Vec<&str> = words.split_whitespace().collect();
@@ -132,7 +142,15 @@ fn header(template: &str) -> Result<Header, String> {
                 header.mode = u32::from_str_radix(mode, 8).map_err(|_| format!("mode {mode:?} is not octal"))?;
             }
             ["user", user] => header.user = Some((*user).into()),
-            _ => return Err(format!("the first line says {pair:?}, `mode OCTAL` or `user NAME` is wanted")),
+            ["network", name] => {
+                let choice = NetworkChoice::deserialize(StrDeserializer::<ValueError>::new(name));
+                header.network = Some(choice.map_err(|error| error.to_string())?);
+            }
+            _ => {
+                return Err(format!(
+                    "the first line says {pair:?}, `mode OCTAL`, `user NAME` or `network NAME` is wanted"
+                ));
+            }
         }
     }
     Ok(header)
@@ -167,6 +185,9 @@ fn values(facts: &Facts) -> Result<Value, RenderError> {
         address,
         masters => facts.cluster.masters().count(),
         dns_masters => dns_masters(facts),
+        dns_has_names => facts.cluster.dns_server.has_names(),
+        no_ipv6 => facts.cluster.dns_server.suppress_aaaa.unwrap_or(!facts.cluster.service_cidr.contains(':')),
+        zones_dir => ZONES_DIR,
         addresses => addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
         cluster => Value::from(Serde(&facts.cluster)),
         api_service_address => api_service_address(&facts.cluster)?.to_string(),
@@ -174,6 +195,10 @@ fn values(facts: &Facts) -> Result<Value, RenderError> {
         image => Value::from(Serde(&facts.image)),
         taints,
         upstreams,
+        // As kube-router reads them; an empty one is none.
+        bgp_passwords => facts.cluster.bgp.peers.iter().map(|peer| {
+            BASE64.encode(peer.password.as_deref().unwrap_or_default())
+        }).collect::<Vec<_>>(),
         memory_mib => facts.memory_mib,
         // A node has none, and no template that would use it.
         encryption_key => facts.secrets.text(seed::files::ENCRYPTION_KEY).unwrap_or_default().trim(),
@@ -182,7 +207,7 @@ fn values(facts: &Facts) -> Result<Value, RenderError> {
             api => ports::KUBE_APISERVER, etcd_client => ports::ETCD_CLIENT, etcd_peer => ports::ETCD_PEER,
             etcd_metrics => ports::ETCD_METRICS, etcd_http => ports::ETCD_HTTP,
             kubelet => ports::KUBELET, kubelet_health => ports::KUBELET_HEALTH,
-            proxy_health => ports::KUBE_PROXY_HEALTH, controller_manager => ports::KUBE_CONTROLLER_MANAGER,
+            proxy_health => ports::KUBE_PROXY_HEALTH, router_health => ports::KUBE_ROUTER_HEALTH, controller_manager => ports::KUBE_CONTROLLER_MANAGER,
             scheduler => ports::KUBE_SCHEDULER, dns_master => ports::DNS_MASTER,
             node_port_first => ports::NODE_PORT_FIRST, node_port_last => ports::NODE_PORT_LAST,
         },
@@ -220,6 +245,20 @@ pub fn taint(text: &str) -> Option<BTreeMap<&'static str, String>> {
     (known && !key.is_empty()).then(|| {
         BTreeMap::from([("key", key.to_string()), ("value", value.to_string()), ("effect", effect.to_string())])
     })
+}
+
+/// Where CoreDNS finds the definition's zones.
+const ZONES_DIR: &str = "/etc/coredns/zones";
+
+/// The masters' zones, which the seed carries.
+fn zones(facts: &Facts, root: &Path) -> Result<Vec<NewFile>, RenderError> {
+    let zones = facts.cluster.dns_server.zones.iter().filter(|_| facts.is_master());
+    let file = |zone: &spec::dns::Zone| {
+        let given = under(root, paths::SEED_DIR).join(seed::files::ZONES_DIR).join(&zone.name);
+        let content = files::read(&given)?;
+        Ok(NewFile { path: under(root, ZONES_DIR).join(&zone.name), content: content.into(), mode: 0o644, owner: None })
+    };
+    zones.map(file).collect()
 }
 
 /// containerd's hosts.toml of each registry with mirrors.
@@ -331,7 +370,7 @@ mod tests {
         root
     }
 
-    const EVERYWHERE: [&str; 5] = ["base", "containerd", "dns", "monitoring", "kubernetes"];
+    const EVERYWHERE: [&str; 6] = ["base", "containerd", "dns", "monitoring", "kubernetes", "kube-router"];
 
     #[test]
     fn every_service_of_the_overlays_is_read_and_waits_for_others_that_exist() {
@@ -354,10 +393,12 @@ mod tests {
     }
 
     #[test]
-    fn every_template_of_the_overlays_renders_for_both_roles_and_families() {
+    fn every_template_of_the_overlays_renders_for_both_roles_families_and_networks() {
+        let families = [("192.0.2.10/24", NetworkChoice::KubeProxy), ("fd00::10/64", NetworkChoice::KubeRouter)];
         for role in [Role::Master, Role::Node] {
-            for address in ["192.0.2.10/24", "fd00::10/64"] {
+            for (address, network) in families {
                 let mut facts = facts();
+                facts.cluster.network = network;
                 facts.identity.role = role;
                 facts.identity.addresses = vec![address.into()];
                 facts.cluster.schedulable_masters = false;
@@ -374,9 +415,39 @@ mod tests {
                     if name.ends_with(".toml") {
                         toml::from_str::<toml::Table>(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
                     }
-                    assert_eq!(file.mode == 0o600, name.ends_with("encryption.yaml"), "{name}");
+                    if name.ends_with(".args") {
+                        assert!(text.lines().all(|line| line.starts_with("--")), "{name}: {text}");
+                    }
+                    let secret = name.ends_with("encryption.yaml") || name.ends_with(".passwords");
+                    assert_eq!(file.mode == 0o600, secret, "{name}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn kube_router_peers_with_the_sites_routers() {
+        let root = overlaid(&EVERYWHERE);
+        let mut facts = facts();
+        let names = |facts: &Facts| -> BTreeMap<PathBuf, String> {
+            let files = render(facts, root.path()).unwrap().into_iter();
+            let text =
+                |file: NewFile| (file.path.file_name().unwrap().into(), String::from_utf8(file.content).unwrap());
+            files.map(text).collect()
+        };
+        assert!(!names(&facts).contains_key(Path::new("kube-router.args")));
+        facts.cluster.network = NetworkChoice::KubeRouter;
+        let peer = |address: &str, password: Option<&str>| spec::cluster::BgpPeer {
+            address: address.into(),
+            asn: 64500,
+            password: password.map(Into::into),
+        };
+        facts.cluster.bgp.peers = vec![peer("192.0.2.1", Some("secret")), peer("192.0.2.2", None)];
+        let files = names(&facts);
+        assert_eq!(files[Path::new("kube-router.passwords")], "c2VjcmV0,\n");
+        let arguments = &files[Path::new("kube-router.args")];
+        for line in ["--cluster-asn=64512", "--peer-router-ips=192.0.2.1,192.0.2.2", "--peer-router-asns=64500,64500"] {
+            assert!(arguments.lines().any(|found| found == line), "{line} in {arguments}");
         }
     }
 

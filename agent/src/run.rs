@@ -10,12 +10,13 @@ use crate::node_api::NodeApi;
 use crate::peers::Peers;
 use crate::server;
 use crate::{
-    approval, certificates, etcd, http, join, link_address, manifests, members, metrics, node, render, routes, vip,
+    approval, certificates, etcd, handover, http, join, link_address, manifests, members, metrics, node, render,
+    routes, vip,
 };
 use rustix::fs::inotify;
 use spec::cluster::{Machine, NetworkChoice};
 use spec::status::{NodeStatus, Request, Response};
-use spec::{paths, ports};
+use spec::{paths, ports, seed};
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -53,7 +54,7 @@ pub enum RunError {
     #[error("the agent's certificate: {0}")]
     Tls(String),
     #[error(
-        "this master's seed holds no authorities: build it with `imgbuild --profile master --cluster NAME`, or write its seed with `imgbuild cluster seed`"
+        "this master's seed holds neither authorities nor a join credential: build it with `imgbuild --profile master --cluster NAME`, or write its seed with `imgbuild cluster seed`"
     )]
     NoAuthorities,
 }
@@ -82,10 +83,32 @@ fn first_status(facts: &Facts) -> NodeStatus {
 
 async fn go(root: &Path, facts: Rc<Facts>, status: Rc<Status>) -> Result<(), RunError> {
     let clock = clock::first(&facts, &status).await;
-    match facts.is_master() {
-        true if has_authorities(&facts) => master(root, facts, status, clock).await,
-        true => Err(RunError::NoAuthorities),
-        false => node_machine(root, facts, status, clock).await,
+    if !facts.is_master() {
+        return node_machine(root, facts, status, clock).await;
+    }
+    let facts = if has_authorities(&facts) { facts } else { with_authorities(root, &facts, &status).await? };
+    master(root, facts, status, clock).await
+}
+
+/// The facts of a master that joins a cluster, once another has handed over what its seed lacks.
+async fn with_authorities(root: &Path, facts: &Facts, status: &Status) -> Result<Rc<Facts>, RunError> {
+    loop {
+        handover::put_back(root)?;
+        let now_known = Facts::read(root)?;
+        if has_authorities(&now_known) {
+            return Ok(Rc::new(now_known));
+        }
+        if !facts.secrets.files().contains_key(seed::files::JOIN_KEY) {
+            return Err(RunError::NoAuthorities);
+        }
+        status.phase("joining the cluster");
+        match handover::receive(facts, root, OffsetDateTime::now_utc()).await {
+            Ok(cluster) => seal(facts, cluster).await,
+            Err(error) => {
+                status.phase(&error.to_string());
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
     }
 }
 
@@ -200,13 +223,18 @@ async fn node_machine(root: &Path, facts: Rc<Facts>, status: Rc<Status>, clock: 
 /// Whether new credentials came.
 async fn joined(root: &Path, facts: &Facts) -> Result<bool, join::JoinError> {
     let Some(answer) = join::ensure(facts, root, OffsetDateTime::now_utc()).await? else { return Ok(false) };
-    if let Some(cluster_id) = answer.cluster.filter(|id| facts.seed.cluster_id.as_ref() != Some(id)) {
+    seal(facts, answer.cluster).await;
+    Ok(true)
+}
+
+/// Has init write the cluster into the seed, unless it is there.
+async fn seal(facts: &Facts, cluster: Option<String>) {
+    if let Some(cluster_id) = cluster.filter(|id| facts.seed.cluster_id.as_ref() != Some(id)) {
         say(format!("this machine is now of cluster {cluster_id}"));
         if let Err(error) = ask_init(&Request::SealSeed { cluster_id }).await {
             say(format!("sealing the seed: {error}"));
         }
     }
-    Ok(true)
 }
 
 async fn listen(facts: &Facts) -> Result<tokio::net::TcpListener, RunError> {
@@ -428,16 +456,18 @@ async fn again<F: Future<Output = Result<(), crate::api::ApiError>>>(what: &str,
 /// What the machines need of each other's addresses: routes to the others' pods for the choice of
 /// networks that has none of its own, and the firewall's list of members.
 async fn keep_network(facts: &Facts, api: &Api) {
-    if facts.cluster.machines.len() < 2 {
-        return;
-    }
     let (name, cluster) = (&facts.identity.name, &facts.cluster);
     let routes = async {
-        if cluster.network == NetworkChoice::KubeProxy {
+        if cluster.network == NetworkChoice::KubeProxy && cluster.machines.len() > 1 {
             again("routes", || routes::keep(api, name, &cluster.pod_cidr)).await;
         }
     };
-    tokio::join!(routes, again("firewall", || members::keep(api, cluster)));
+    let firewall = async {
+        if cluster.network == NetworkChoice::KubeRouter || cluster.machines.len() > 1 {
+            again("firewall", || members::keep(api, cluster)).await;
+        }
+    };
+    tokio::join!(routes, firewall);
 }
 
 /// The machine's own way to any master's API server, for its programs.

@@ -43,6 +43,8 @@ pub struct Caller {
     pub name: String,
     /// `spec::agent::organization`; empty where the certificate has none or several.
     pub organization: String,
+    /// When its certificate was issued, seconds since the epoch.
+    pub issued: i64,
 }
 
 /// What is asked.
@@ -216,7 +218,8 @@ fn caller(certificate: &CertificateDer<'_>) -> Option<Caller> {
         [only] => only.clone(),
         _ => String::new(),
     };
-    Some(Caller { name: found.common_name, organization })
+    let issued = (found.not_before + pki::LEAF_BACKDATE).unix_timestamp();
+    Some(Caller { name: found.common_name, organization, issued })
 }
 
 async fn respond(caller: &Caller, request: Request<Incoming>, handler: &impl Handler) -> Response<Content> {

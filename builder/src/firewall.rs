@@ -2,12 +2,12 @@
 //!
 //! One base chain of our own on `input`, default deny. Pods' traffic, forwarding and NodePorts stay
 //! with kube-proxy or kube-router: what they translate to an address of the machine itself arrives
-//! with the status `dnat` and is let in. What only the cluster's machines may send (kube-router's BGP and
+//! with the status `dnat` and is let in; what IPVS serves is let in by sets that the agent fills. What only the cluster's machines may send (kube-router's BGP and
 //! tunnels) is let in from two sets of addresses, which the agent fills.
 
 use crate::error::{Error, Result};
 use crate::profile::parse_port;
-use spec::firewall::{MEMBERS, MEMBERS6, TABLE};
+use spec::firewall::{MEMBERS, MEMBERS6, NODE_PORTS, SERVICES, SERVICES6, TABLE};
 use spec::ports;
 use spec::profile::{Port, Profile};
 use std::fmt::Write;
@@ -48,6 +48,20 @@ table inet {TABLE} {{
         type ipv6_addr
     }}
 
+    # Where IPVS serves them.
+    set {SERVICES} {{
+        type ipv4_addr
+        flags interval
+    }}
+    set {SERVICES6} {{
+        type ipv6_addr
+        flags interval
+    }}
+    set {NODE_PORTS} {{
+        type inet_service
+        flags interval
+    }}
+
     chain input {{
         type filter hook input priority filter; policy drop;
 
@@ -67,6 +81,11 @@ table inet {TABLE} {{
 
         # Translated by the Services' rules to a port of this machine: the cluster said so.
         ct status dnat accept
+
+        # IPVS takes them after this; kube-router's own rules refuse what is no Service's port.
+        ip daddr @{SERVICES} accept
+        ip6 daddr @{SERVICES6} accept
+        meta l4proto {{ tcp, udp, sctp }} th dport @{NODE_PORTS} accept
 
         # Pods of this machine to its DNS cache and its kubelet.
         iifname {{ {interfaces} }} ip daddr {dns} meta l4proto {{ tcp, udp }} th dport 53 accept

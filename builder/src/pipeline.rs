@@ -4,6 +4,7 @@
 
 use crate::artifacts::{self, Artifact, Ecosystem, Manifest, SbomPackage};
 use crate::cache::{Cache, Digest};
+use crate::cluster::Definition;
 use crate::error::{Error, Result};
 use crate::fetch::{Fetcher, Options as FetchOptions};
 use crate::lock::{DebianRequest, Lock, Outcome, Policy, Request, Toolchain};
@@ -19,6 +20,7 @@ use images::erofs::{self, Algorithm};
 use images::tree::Content;
 use images::uki::Uki;
 use images::verity::VerityInfo;
+use spec::cluster::NetworkChoice;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -46,6 +48,8 @@ const DISK_LEVEL: i32 = 1;
 const INITRAMFS_LEVEL: i32 = 15;
 /// Debian's suites are dated by day; files of an image carry the date of the newest index.
 const NO_DATE: u64 = 1_735_689_600;
+/// Its profile and component.
+const KUBE_ROUTER: &str = "kube-router";
 
 /// A profile whose packages and versions are fixed.
 pub struct Locked {
@@ -68,6 +72,7 @@ pub fn build(request: &BuildRequest) -> Result<()> {
     let progress = &context.progress;
     let role = request.profile.role()?;
     let definition = crate::cluster::for_image(context, &request.cluster, role)?;
+    require_network(&request.profile, &definition)?;
     progress.stage("Locking");
     let locked = locked(context, &request.profile)?;
     progress.stage("Fetching");
@@ -104,8 +109,18 @@ pub fn build(request: &BuildRequest) -> Result<()> {
     let mut artifacts = artifacts?;
     artifacts.push(compressed?);
     output.papers(&verity, artifacts, &fetched, &components, &programs)?;
-    progress.note(&format!("{}", context.project.display(&request.out)));
+    progress.note(&context.project.display(&request.out).to_string());
     Ok(())
+}
+
+/// The image must hold what the cluster's network is made with.
+fn require_network(profile: &Profile, definition: &Definition) -> Result<()> {
+    if definition.cluster.network != NetworkChoice::KubeRouter || profile.merged.components.contains_key(KUBE_ROUTER) {
+        return Ok(());
+    }
+    let (cluster, name) = (&definition.cluster.name, &profile.name);
+    let message = format!("the cluster {cluster} has the network kube-router, which the profile {name} lacks");
+    Err(Error::bad_input(message).help(format!("build with it: add --profile {KUBE_ROUTER}")))
 }
 
 /// `imgbuild fetch`: everything that a build takes from outside.

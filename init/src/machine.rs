@@ -5,7 +5,7 @@ use crate::disk::block::Disk;
 use crate::disk::state::{Mounted, Owner};
 use crate::files;
 use crate::net::{self, NetworkState};
-use spec::cluster::{self, Cluster, Identity, Role};
+use spec::cluster::{self, Cluster, Identity, NetworkChoice, Role};
 use spec::image::Image;
 use spec::layout::Partition;
 use spec::{paths, seed};
@@ -36,6 +36,10 @@ impl Machine {
 
     pub fn cluster_name(&self) -> &str {
         self.cluster.as_ref().map_or("unknown", |cluster| cluster.name.as_str())
+    }
+
+    pub fn cluster_network(&self) -> NetworkChoice {
+        self.cluster.as_ref().map(|cluster| cluster.network).unwrap_or_default()
     }
 
     /// Addresses with prefix.

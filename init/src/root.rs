@@ -281,7 +281,8 @@ impl Life {
     }
 
     fn services(&mut self) -> Result<(), Failure> {
-        let (definitions, refusals) = definition::read(Path::new(paths::SERVICES_DIR), self.machine.role());
+        let (definitions, refusals) =
+            definition::read(Path::new(paths::SERVICES_DIR), self.machine.role(), self.machine.cluster_network());
         let order = definition::start_order(&definitions);
         let ordered = order
             .into_iter()
@@ -323,6 +324,7 @@ fn refused_service() -> spec::service::Service {
         capabilities: None,
         directories: Vec::new(),
         roles: Vec::new(),
+        networks: Vec::new(),
     }
 }
 

@@ -18,7 +18,8 @@ pub mod organization {
     pub const MASTER: &str = "imgbuild:master";
     /// A machine that has joined as a node.
     pub const NODE: &str = "imgbuild:node";
-    /// The join credential in a seed: good for `path::JOIN` alone, in the name of its CN.
+    /// The join credential in a seed: good for `path::JOIN` (a node's) or `path::HANDOVER` (a master's)
+    /// alone, in the name of its CN.
     pub const JOIN: &str = "imgbuild:join";
     /// People: what they may read, do to one machine, and do to the cluster.
     pub const READER: &str = "imgbuild:reader";
@@ -34,6 +35,8 @@ pub mod path {
     pub const LEARNER: &str = "/v1/etcd/learner";
     /// POST, join credential or node: `JoinQuestion`, answered by `JoinAnswer`.
     pub const JOIN: &str = "/v1/join";
+    /// POST, join credential of a master: `HandoverQuestion`, answered by `HandoverAnswer`.
+    pub const HANDOVER: &str = "/v1/handover";
     /// GET, anyone but who only joins: `AgentStatus`.
     pub const STATUS: &str = "/v1/status";
     /// GET, readers: the last lines of a service's log as text. `lines`: how many; `follow=1`: and what
@@ -123,6 +126,24 @@ pub struct JoinQuestion {
 pub struct JoinAnswer {
     pub cluster: Option<String>,
     pub certificates: BTreeMap<NodeCredential, String>,
+}
+
+/// A master that joins a cluster asks for the keys that its seed does not carry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct HandoverQuestion {
+    pub version: u32,
+    /// 64 hexadecimal digits that this machine drew once: who asks again with the same credential and
+    /// others is another machine.
+    pub key: String,
+}
+
+/// The cluster, and the files of `seed::files` that are missing, in base64.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct HandoverAnswer {
+    pub cluster: Option<String>,
+    pub files: BTreeMap<String, String>,
 }
 
 /// `path::STATUS`.

@@ -1,6 +1,7 @@
 //! The cluster definition, `clusters/NAME/cluster.toml`: what an operator writes, and what init and
 //! agent read from the seed. Checks are pure and report every conflict at once.
 
+use crate::dns::DnsServer;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -28,6 +29,9 @@ pub struct Cluster {
     pub virtual_address: Option<String>,
     #[serde(default)]
     pub dns: Vec<String>,
+    /// What the masters' DNS serves beside the cluster's names.
+    #[serde(default)]
+    pub dns_server: DnsServer,
     /// SNTP servers, addresses or names; empty: those that DHCP gives.
     #[serde(default)]
     pub ntp: Vec<String>,
@@ -36,6 +40,9 @@ pub struct Cluster {
     pub schedulable_masters: bool,
     #[serde(default)]
     pub network: NetworkChoice,
+    /// What kube-router says to other routers.
+    #[serde(default)]
+    pub bgp: Bgp,
     /// Registry host -> mirror URLs.
     #[serde(default)]
     pub registry_mirrors: BTreeMap<String, Vec<String>>,
@@ -54,6 +61,7 @@ pub enum NetworkChoice {
     /// kube-proxy in nftables mode, bridge CNI, routes between hosts.
     #[default]
     KubeProxy,
+    /// Routes by BGP, Services by IPVS, network policy.
     KubeRouter,
     /// Brought by add-on images.
     None,
@@ -74,6 +82,40 @@ impl Role {
             Role::Node => "node",
         }
     }
+}
+
+/// BGP (RFC 4271) between the machines, and with the site's routers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Bgp {
+    /// The machines' autonomous system.
+    pub asn: u32,
+    /// Tell the peers the Services' cluster, external and load balancer addresses, beside the pods' networks.
+    pub advertise_services: bool,
+    #[serde(rename = "peer")]
+    pub peers: Vec<BgpPeer>,
+}
+
+impl Default for Bgp {
+    fn default() -> Self {
+        Bgp { asn: PRIVATE_ASN, advertise_services: false, peers: Vec::new() }
+    }
+}
+
+/// The first of those that nobody else uses (RFC 6996).
+const PRIVATE_ASN: u32 = 64512;
+
+/// A router of the site, which every machine peers with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct BgpPeer {
+    pub address: String,
+    pub asn: u32,
+    /// Of TCP's MD5 signature (RFC 2385); absent: none.
+    #[serde(default)]
+    pub password: Option<String>,
 }
 
 /// A machine of the cluster, found by MAC address, by DMI serial, or (with neither) by being any
@@ -110,6 +152,8 @@ pub struct MachineNetwork {
     pub address: Option<String>,
     pub gateway: Option<String>,
     pub dns: Vec<String>,
+    /// Time servers of this machine, in place of the cluster's.
+    pub ntp: Vec<String>,
     pub mtu: Option<u32>,
     /// VLAN id on top of the interface or bond.
     pub vlan: Option<u16>,

@@ -6,3 +6,8 @@ pub const TABLE: &str = "imgbuild";
 /// and the agent fills them.
 pub const MEMBERS: &str = "members";
 pub const MEMBERS6: &str = "members6";
+/// The Services' networks and node ports, where IPVS serves them: it takes packets after the firewall has
+/// judged them, as packets to this machine. Empty with kube-proxy, which translates before.
+pub const SERVICES: &str = "services";
+pub const SERVICES6: &str = "services6";
+pub const NODE_PORTS: &str = "node-ports";

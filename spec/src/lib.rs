@@ -5,6 +5,7 @@ pub mod agent;
 pub mod cluster;
 pub mod cmdline;
 pub mod component;
+pub mod dns;
 pub mod firewall;
 pub mod image;
 pub mod layout;

@@ -55,6 +55,8 @@ pub const CLOCK_FILE: &str = "/var/lib/imgbuild/clock";
 pub const PKI_DIR: &str = "/var/lib/imgbuild/pki";
 /// The last order that an operator gave to this master's agent (`joining::Order`).
 pub const ORDER_FILE: &str = "/var/lib/imgbuild/order.json";
+/// What a master that joined was handed over (0700): the files that its seed lacks.
+pub const HANDED_OVER_DIR: &str = "/var/lib/imgbuild/handed-over";
 /// Service logs, a bounded ring each: NAME.log and NAME.log.1.
 pub const LOG_DIR: &str = "/var/log";
 

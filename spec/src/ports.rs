@@ -32,9 +32,11 @@ pub const BGP: u16 = 179;
 /// GoBGP's unauthenticated interface, which kube-router 2.1 opens on the node's address: the firewall
 /// drops it for everyone.
 pub const GOBGP: u16 = 50051;
+/// kube-router's health endpoint.
+pub const KUBE_ROUTER_HEALTH: u16 = 20244;
 /// Ports above 1023 that the appliance's own programs listen on, on loopback too: no outgoing
 /// connection may take one of them.
-pub const RESERVED: [u16; 15] = [
+pub const RESERVED: [u16; 16] = [
     KUBE_APISERVER,
     ETCD_CLIENT,
     ETCD_PEER,
@@ -50,4 +52,5 @@ pub const RESERVED: [u16; 15] = [
     AGENT,
     API_BALANCER,
     GOBGP,
+    KUBE_ROUTER_HEALTH,
 ];

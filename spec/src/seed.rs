@@ -45,11 +45,13 @@ pub mod files {
     pub const PKI_DIR: &str = "pki";
     pub const SERVICE_ACCOUNT_KEY: &str = "pki/service-account.key";
     pub const SERVICE_ACCOUNT_PUBLIC: &str = "pki/service-account.pub";
-    /// A node's join credential: a client certificate of the `machine` authority (`agent::organization::JOIN`).
+    /// A node's join credential, or that of a master that joins a cluster which is there: a client certificate of the `machine` authority (`agent::organization::JOIN`).
     pub const JOIN_CERTIFICATE: &str = "pki/join.crt";
     pub const JOIN_KEY: &str = "pki/join.key";
     /// The definition's own manifests, on masters.
     pub const MANIFESTS_DIR: &str = "manifests";
+    /// Zones of the masters' DNS by name, on masters.
+    pub const ZONES_DIR: &str = "zones";
     /// Key for secrets at rest: 32 bytes, base64.
     pub const ENCRYPTION_KEY: &str = "pki/encryption.key";
 }

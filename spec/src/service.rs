@@ -1,5 +1,6 @@
 //! A supervised service of the machine: the TOML files below `paths::SERVICES_DIR`, read by init.
 
+use crate::cluster::NetworkChoice;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -53,6 +54,17 @@ pub struct Service {
     /// Roles of the machine that run it (`master`, `node`); empty: every machine.
     #[serde(default)]
     pub roles: Vec<String>,
+    /// Networks of the cluster definition that want it; empty: any.
+    #[serde(default)]
+    pub networks: Vec<NetworkChoice>,
+}
+
+impl Service {
+    /// Whether a machine of this role, in a cluster with this network, runs it.
+    pub fn runs_on(&self, role: &str, network: NetworkChoice) -> bool {
+        (self.roles.is_empty() || self.roles.iter().any(|wanted| wanted == role))
+            && (self.networks.is_empty() || self.networks.contains(&network))
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

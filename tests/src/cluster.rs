@@ -21,18 +21,39 @@ impl StoryCluster {
     /// # Errors
     /// The definition is not sound.
     pub fn new(lab: &Lab, machines: &str) -> Result<StoryCluster> {
+        StoryCluster::with_files(lab, machines, &[])
+    }
+
+    /// The same with files (name, text) beside the definition.
+    ///
+    /// # Errors
+    /// The definition is not sound.
+    pub fn with_files(lab: &Lab, machines: &str, files: &[(&str, &str)]) -> Result<StoryCluster> {
         let work = lab.folder().to_owned();
         let project = Project { root: work.clone(), cache: work.join("cache"), work };
         let now = OffsetDateTime::now_utc();
         let folder = create(&project, &NewCluster::single(NAME), now).map_err(Failure::builder)?;
         let path = folder.join(DEFINITION_FILE);
         std::fs::write(&path, format!("name = {NAME:?}\n{machines}")).map_err(Failure::file(&path, "write"))?;
+        for (name, text) in files {
+            let path = folder.join(name);
+            std::fs::write(&path, text).map_err(Failure::file(&path, "write"))?;
+        }
         let definition = Definition::read(&folder, NAME).map_err(Failure::builder)?;
         let problems = definition.check(now).problems;
         match imgbuild::error::Error::of_problems(NAME, problems) {
             Some(error) => Err(Failure::builder(error)),
             None => Ok(StoryCluster { definition }),
         }
+    }
+
+    /// What the operator's commands have written into the definition's folder meanwhile.
+    ///
+    /// # Errors
+    /// The definition cannot be read.
+    pub fn read_again(&mut self) -> Result {
+        self.definition = Definition::read(&self.definition.folder, NAME).map_err(Failure::builder)?;
+        Ok(())
     }
 
     /// The seed of a master: `machine` binds it to one of the definition.

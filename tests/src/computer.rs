@@ -26,7 +26,7 @@ const FORWARDED: [u16; 3] = [ports::KUBE_APISERVER, ports::NODE_EXPORTER, manife
 const READY_SECONDS: u64 = 600;
 const POWER_OFF_SECONDS: u64 = 180;
 const KUBECTL_SECONDS: u64 = 120;
-const ANSWER_SECONDS: u64 = 60;
+const ANSWER_SECONDS: u64 = 180;
 const QUIT_SECONDS: u64 = 60;
 
 /// A machine, on or off. Dropped while on, its power is cut.

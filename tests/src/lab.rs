@@ -146,7 +146,7 @@ pub fn image(name: &str) -> Result<ImageDir> {
     // Test programs that run at the same time share the output folder.
     let _turn = slots::turn("images")?;
     let profile = profile(&context, name)?;
-    let folder = context.project.out(name);
+    let folder = context.project.out(&profile.name);
     let cluster = match profile.role().map_err(Failure::builder)? {
         Role::Master => imgbuild::cluster::DEFAULT,
         Role::Node => cluster_with_a_node(&context)?,
@@ -189,9 +189,9 @@ fn build_profile(context: Context, profile: Profile, out: &Path, cluster: &str) 
     imgbuild::pipeline::build(&request).map_err(Failure::builder)
 }
 
-/// The profile of the image of this name: its parts stand between the dashes.
+/// The profile of the image of this name, whose parts are joined by `+`.
 pub(crate) fn profile(context: &Context, image: &str) -> Result<Profile> {
-    let names: Vec<String> = image.split('-').map(|part| profile_argument(context, part)).collect();
+    let names: Vec<String> = image.split('+').map(|part| profile_argument(context, part)).collect();
     Profile::load(&context.project, &names).map_err(Failure::builder)
 }
 

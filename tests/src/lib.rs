@@ -38,10 +38,13 @@ pub use state::StatePartition;
 pub use story::{scratch_lab, story, story_with_machines};
 
 /// The image that most stories boot: master, cloud kernel, agnhost baked in.
-pub const MASTER: &str = "master-vm-story";
+pub const MASTER: &str = "master+vm+story";
 /// A node of the same kind.
-pub const NODE: &str = "node-vm-story";
+pub const NODE: &str = "node+vm+story";
+/// Both with kube-router.
+pub const ROUTED_MASTER: &str = "master+vm+kube-router+story";
+pub const ROUTED_NODE: &str = "node+vm+kube-router+story";
 /// The same master with the kernel of real racks.
-pub const RACK_MASTER: &str = "master-story";
+pub const RACK_MASTER: &str = "master+story";
 /// A master with services that cannot work.
-pub const BROKEN: &str = "master-vm-broken";
+pub const BROKEN: &str = "master+vm+broken";

@@ -48,12 +48,29 @@ pub fn caller_on(node: &str) -> String {
     format!(
         r"apiVersion: v1
 kind: Pod
-metadata: {{name: caller}}
+metadata: {{name: caller, labels: {{app: caller}}}}
 spec:
 {on}  containers:
   - {{name: caller, image: {AGNHOST}, imagePullPolicy: Never, args: [pause]}}
 "
     )
+}
+
+/// `caller` may ask the cluster's DNS, as such policies are written everywhere, and nothing else.
+pub fn dns_alone() -> String {
+    r"apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: dns-alone}
+spec:
+  podSelector: {matchLabels: {app: caller}}
+  policyTypes: [Egress]
+  egress:
+  - to:
+    - namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: kube-system}}
+      podSelector: {matchLabels: {k8s-app: kube-dns}}
+    ports: [{port: 53, protocol: UDP}, {port: 53, protocol: TCP}]
+"
+    .to_owned()
 }
 
 /// A pod in the machine's own network, IPC and PID namespaces with the machine's /usr: kubectl in it

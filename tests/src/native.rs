@@ -147,7 +147,7 @@ impl Native {
         let agent = root.path().join("usr/sbin/agent");
         std::fs::write(&agent, lab::agent()?).map_err(Failure::file(&agent, "write"))?;
         set_mode(&agent, 0o755)?;
-        for program in ["kubernetes", "etcd"] {
+        for program in ["kubernetes", "etcd", "coredns"] {
             let (from, to) = (lab::program(program, program)?, root.path().join("usr/bin").join(program));
             let linked = std::fs::hard_link(&from, &to);
             linked.or_else(|_| std::fs::copy(&from, &to).map(drop)).map_err(Failure::file(&to, "copy"))?;
@@ -289,8 +289,9 @@ impl Native {
         self.on_its_network(|| cluster.imgbuild(arguments))?
     }
 
-    /// A thread has a network namespace of its own to enter, and takes it along when it ends.
-    fn on_its_network<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+    /// Work beside the machine. A thread has a network namespace of its own to enter, and takes it along when it
+    /// ends; a socket stays where it was made.
+    pub fn on_its_network<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         let path = PathBuf::from(format!("/proc/{}/ns/net", self.holder.id()));
         let network = File::open(&path).map_err(Failure::file(&path, "open"))?;
         let inside = || {

@@ -2,7 +2,8 @@
 //! at 10.0.2.21, ..., each with the seed that binds it to its name.
 
 use crate::patience::until_it_works;
-use crate::{Computer, Failure, ImageDir, Lab, MASTER, NODE, Network, Result, StoryCluster, expect};
+use crate::{Computer, Failure, ImageDir, Lab, MASTER, NODE, Network, ROUTED_MASTER, ROUTED_NODE};
+use crate::{Result, StoryCluster, expect};
 use qemu::gateway;
 use spec::cluster::Role;
 use spec::ports;
@@ -63,10 +64,20 @@ struct Place {
 impl<'lab> Room<'lab> {
     /// A cluster of so many masters (1, 3 or 5) and nodes.
     pub fn new(lab: &'lab Lab, masters: u8, nodes: u8) -> Result<Room<'lab>> {
+        Room::furnished(lab, (masters, nodes), "", (MASTER, NODE))
+    }
+
+    /// The same with kube-router's network.
+    pub fn with_kube_router(lab: &'lab Lab, masters: u8, nodes: u8) -> Result<Room<'lab>> {
+        Room::furnished(lab, (masters, nodes), "network = \"kube-router\"\n", (ROUTED_MASTER, ROUTED_NODE))
+    }
+
+    /// `keys`: of the definition beside its machines. `images`: a master's and a node's.
+    fn furnished(lab: &'lab Lab, (masters, nodes): (u8, u8), keys: &str, images: (&str, &str)) -> Result<Room<'lab>> {
         let places = places(masters, nodes);
-        let cluster = StoryCluster::new(lab, &definition(&places))?;
-        let node = if nodes > 0 { Some(lab.image(NODE)?) } else { None };
-        let images = Images { master: lab.image(MASTER)?, node };
+        let cluster = StoryCluster::new(lab, &format!("{keys}{}", definition(&places)))?;
+        let node = if nodes > 0 { Some(lab.image(images.1)?) } else { None };
+        let images = Images { master: lab.image(images.0)?, node };
         let network = lab.network()?;
         let machine = |place: &Place| network.machine(&place.name, images.of(place)?, place.address);
         let machines = places.iter().map(machine).collect::<Result<Vec<_>>>()?;

@@ -50,6 +50,12 @@ fn read_files(computer: &Computer, places: &[(String, String)]) -> Result<Value>
     serde_json::from_str(&text).map_err(|error| Failure::Unexpected(format!("kubectl in the inspector: {error}")))
 }
 
+/// A file of the machine, by the pod `inspector`; `name` is one for it.
+pub fn read(computer: &Computer, name: &str, path: &str) -> Result<String> {
+    let files = read_files(computer, &[(name.to_owned(), path.to_owned())])?;
+    text_of(&files, name).map(Into::into)
+}
+
 fn text_of<'a>(files: &'a Value, name: &str) -> Result<&'a str> {
     let text = files.get("data").and_then(|data| data.get(name)).and_then(Value::as_str);
     text.ok_or_else(|| Failure::Unexpected(format!("the inspector has not read {name}")))

@@ -2,6 +2,8 @@
 
 use imgbuild::node::Trouble;
 use spec::agent::{Accepted, AgentStatus, OrderAnswer, OrderRequest, PowerRequest, organization, path};
+use spec::paths;
+use std::path::Path;
 use stories::native::{Native, Room};
 use stories::{Failure, Lab, Result, StoryCluster, expect, story};
 
@@ -231,4 +233,51 @@ fn three_masters_that_lost_their_state_wait_for_the_operator() {
         masters[0].imgbuild(&cluster, &form)?;
         masters.iter().try_for_each(|master| has_voters(master, 3))
     });
+}
+
+/// The answering master's API server keeps the claims to names.
+const HANDING_OVER: [&str; 3] = ["agent", "etcd", "kube-apiserver"];
+
+#[test]
+fn a_master_that_joins_is_handed_the_keys_once_and_a_copy_of_its_seed_is_not() {
+    story("native-handover", |lab| {
+        let (room, mut cluster) = (Room::new()?, definition(lab)?);
+        let mut masters = masters(&room, &cluster)?;
+        masters.iter_mut().try_for_each(|master| master.power_on(&HANDING_OVER))?;
+        has_voters(&masters[0], 3)?;
+        put(&masters[0], "word")?;
+        cluster_id(&masters[0], &cluster)?;
+        // It keeps the cluster's id; without kubelets not all is well.
+        drop(masters[0].imgbuild(&cluster, "cluster status lab"));
+        cluster.read_again()?;
+
+        masters[2].wipe(&cluster)?;
+        let keys = keys_of(&masters[2].path("/seed/pki"))?;
+        expect(keys == ["join.key"], "a seed with its own key alone", keys.join(", "))?;
+        masters[2].power_on(&HANDING_OVER)?;
+        has_voters(&masters[2], 3)?;
+        has(&masters[2], "word")?;
+        let kept = keys_of(&masters[2].path(paths::HANDED_OVER_DIR).join("pki"))?;
+        expect(kept.contains(&"kubernetes.key".into()), "the authorities' keys on the state disk", kept.join(", "))?;
+        // Off and on: it has them still.
+        masters[2].power_cut();
+        masters[2].power_on(&HANDING_OVER)?;
+        has(&masters[2], "word")?;
+
+        masters[2].lose_state()?;
+        masters[2].power_on(&HANDING_OVER)?;
+        says(&masters[2], "another machine asked to join as m3")?;
+        // An operator writes the stick anew.
+        masters[2].wipe(&cluster)?;
+        masters[2].power_on(&HANDING_OVER)?;
+        has(&masters[2], "word")
+    });
+}
+
+fn keys_of(folder: &Path) -> Result<Vec<String>> {
+    let entries = std::fs::read_dir(folder).map_err(Failure::file(folder, "list"))?;
+    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut keys: Vec<String> = names.filter(|name| name.ends_with(".key")).collect();
+    keys.sort();
+    Ok(keys)
 }

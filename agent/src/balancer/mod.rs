@@ -15,7 +15,6 @@ use crate::machine::say;
 use backend::{Backend, Heard, Prober, judge_connect};
 use ring::rand::{SecureRandom, SystemRandom};
 use rustix::net::sockopt;
-use serde::Serialize;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -57,14 +56,6 @@ impl Default for Timing {
             silence_limit: Duration::from_millis(1800),
         }
     }
-}
-
-/// One backend, for people.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct BackendStatus {
-    pub address: SocketAddr,
-    pub healthy: bool,
 }
 
 /// The balancer; clones are the same one.
@@ -118,11 +109,6 @@ impl Balancer {
                 .collect();
             true
         });
-    }
-
-    pub fn status(&self) -> Vec<BackendStatus> {
-        let backends = self.0.backends.borrow();
-        backends.iter().map(|backend| BackendStatus { address: backend.address, healthy: backend.is_ready() }).collect()
     }
 
     /// Probes and passes connections on, for ever; all of it ends when the future is dropped.

@@ -130,7 +130,7 @@ fn a_dead_machine_is_noticed_within_two_seconds() {
 }
 
 fn healthy(balancer: &Balancer) -> Vec<bool> {
-    balancer.status().iter().map(|status| status.healthy).collect()
+    balancer.0.backends.borrow().iter().map(|backend| backend.is_ready()).collect()
 }
 
 #[tokio::test]

@@ -75,11 +75,6 @@ pub fn finish(root: &Path, digest: &str) -> Result<(), RestoreError> {
     std::fs::rename(&part, &whole).map_err(at(&whole))
 }
 
-/// Whether the snapshot is here, whole.
-pub fn is_here(root: &Path, digest: &str) -> bool {
-    path(root, digest).is_ok_and(|path| path.exists())
-}
-
 /// Makes the data folder of a founder, unless it is there: it appears whole or not at all.
 pub async fn make_folder(
     facts: &Facts,
@@ -146,13 +141,13 @@ mod tests {
         let name = digest(b"snapshot");
         write_piece(root.path(), &name, 4, b"shot").unwrap();
         write_piece(root.path(), &name, 0, b"snap").unwrap();
-        assert!(!is_here(root.path(), &name));
+        assert!(!path(root.path(), &name).unwrap().exists());
         finish(root.path(), &name).unwrap();
-        assert!(is_here(root.path(), &name));
+        assert!(path(root.path(), &name).unwrap().exists());
         let other = digest(b"other");
         write_piece(root.path(), &other, 0, b"cut").unwrap();
         assert!(matches!(finish(root.path(), &other), Err(RestoreError::Digest { .. })));
-        assert!(!is_here(root.path(), &other));
+        assert!(!path(root.path(), &other).is_ok_and(|path| path.exists()));
     }
 
     #[test]

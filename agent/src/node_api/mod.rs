@@ -13,7 +13,7 @@ use crate::api::Api;
 use crate::facts::{Facts, under};
 use crate::machine::Status;
 use crate::server::{Answer, Caller, Handler, Question};
-use crate::{certificates, etcd, join};
+use crate::{certificates, etcd, handover, join};
 use hyper::StatusCode;
 use serde::de::DeserializeOwned;
 use spec::agent::{Accepted, AgentStatus, OrderAnswer, OrderRequest, VERSION};
@@ -48,6 +48,9 @@ impl Handler for NodeApi {
             (Call::Report, Some(member)) => Answer::of(&member.report()),
             (Call::Learner, Some(member)) => learner(member, caller, body).await,
             (Call::Join, Some(member)) => join::answer(&self.facts, &self.api, member.cluster(), caller, body).await,
+            (Call::Handover, Some(member)) => {
+                handover::answer(&self.facts, &self.api, member.cluster(), caller, body).await
+            }
             (Call::EtcdMembers, Some(member)) => match member.members().await {
                 Ok(members) => Answer::of(&members),
                 Err(reason) => Answer::refusal(StatusCode::SERVICE_UNAVAILABLE, reason),
@@ -66,6 +69,7 @@ impl Handler for NodeApi {
                 Call::Report
                 | Call::Learner
                 | Call::Join
+                | Call::Handover
                 | Call::EtcdMembers
                 | Call::EtcdDefrag
                 | Call::EtcdOrder

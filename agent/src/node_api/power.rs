@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn force_takes_an_admin() {
-        let caller = |organization: &str| Caller { name: "jo".into(), organization: organization.into() };
+        let caller = |organization: &str| Caller { name: "jo".into(), organization: organization.into(), issued: 0 };
         assert!(may_force(&caller(organization::OPERATOR), false).is_ok());
         assert!(may_force(&caller(organization::ADMIN), true).is_ok());
         let refusal = may_force(&caller(organization::OPERATOR), true).map_err(|answer| answer.code);

@@ -10,6 +10,7 @@ pub enum Call {
     Report,
     Learner,
     Join,
+    Handover,
     Status,
     Log,
     Dmesg,
@@ -47,10 +48,11 @@ const MASTERS_AND_READERS: &[&str] =
 const MEMBERS_AND_READERS: &[&str] =
     &[organization::MASTER, organization::NODE, organization::READER, organization::OPERATOR, organization::ADMIN];
 
-pub static TABLE: [Endpoint; 18] = [
+pub static TABLE: [Endpoint; 19] = [
     get(path::REPORT, MASTERS, Call::Report),
     post(path::LEARNER, MASTERS, Call::Learner),
     post(path::JOIN, JOINERS, Call::Join),
+    post(path::HANDOVER, &[organization::JOIN], Call::Handover),
     get(path::STATUS, MEMBERS_AND_READERS, Call::Status),
     get(path::LOG, READERS, Call::Log),
     get(path::DMESG, READERS, Call::Dmesg),
@@ -119,7 +121,7 @@ mod tests {
     /// Initials of who may.
     fn may(endpoint: &Endpoint) -> String {
         let admits = |&&organization: &&&str| {
-            endpoint.admits(&Caller { name: "x".into(), organization: organization.to_owned() })
+            endpoint.admits(&Caller { name: "x".into(), organization: organization.to_owned(), issued: 0 })
         };
         ORGANIZATIONS
             .iter()
@@ -137,6 +139,7 @@ mod tests {
                 "GET /v1/etcd/report m",
                 "POST /v1/etcd/learner m",
                 "POST /v1/join nj",
+                "POST /v1/handover j",
                 "GET /v1/status mnroa",
                 "GET /v1/logs/{name} roa",
                 "GET /v1/dmesg roa",

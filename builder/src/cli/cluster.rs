@@ -53,6 +53,10 @@ pub(super) enum ClusterCommand {
         /// disk.img of a build with the machine's role, or a stick with it
         #[arg(long, value_name = "FILE")]
         image: PathBuf,
+        /// A master's seed carries the authorities' keys although its cluster is there: for when no other
+        /// master is left to hand them over
+        #[arg(long)]
+        with_keys: bool,
     },
     /// Issue the operator's certificate anew, into admin.kubeconfig, or one for another user
     Kubeconfig(KubeconfigArguments),
@@ -126,10 +130,10 @@ pub(super) fn execute(context: &Context, command: &ClusterCommand) -> Result<()>
         ClusterCommand::Check { name } => check(context, &read(name)?, now),
         ClusterCommand::Show { name } => show(context, &read(name)?),
         ClusterCommand::Schema => print_json(&schema()),
-        ClusterCommand::Seed { name, machine, image } => {
+        ClusterCommand::Seed { name, machine, image, with_keys } => {
             let definition = read(name)?;
             definition.require_sound(context, now)?;
-            write_seed(&definition, machine, image, now)?;
+            write_seed(&definition, machine, image, *with_keys, now)?;
             print(&format!("{} is the image of {machine}\n", image.display()))
         }
         ClusterCommand::Kubeconfig(arguments) => kubeconfig(context, arguments, &read(&arguments.name)?, now),

@@ -1,7 +1,7 @@
 //! Writes a machine's seed into an image that is built already: one build serves many sticks.
 
 use super::seed::find_machine;
-use super::{Definition, seed_files};
+use super::{Definition, seed_files, seed_files_with_keys};
 use crate::error::{Error, Problem, Result};
 use gpt::GptConfig;
 use gpt::disk::LogicalBlockSize;
@@ -12,15 +12,24 @@ use std::path::Path;
 use time::OffsetDateTime;
 
 /// Makes the image file or stick `image` that of `machine`. Nothing of the seed before stays on it:
-/// that was another machine's secret. Cut off in between, the image has no seed, and the command
+/// that was another machine's secret. `with_keys`: a master's carries the authorities' keys in any case. Cut off in between, the image has no seed, and the command
 /// can be given again.
 ///
 /// # Errors
 /// Bad input when the definition has no such machine, the file is none of our images, or its last seed
 /// was for a machine of another role; a failure when the secrets or the file cannot be read or written.
-pub fn write_seed(definition: &Definition, machine: &str, image: &Path, now: OffsetDateTime) -> Result<()> {
+pub fn write_seed(
+    definition: &Definition,
+    machine: &str,
+    image: &Path,
+    with_keys: bool,
+    now: OffsetDateTime,
+) -> Result<()> {
     let role = find_machine(definition, machine)?.role;
-    let files = seed_files(definition, Some(machine), role, now)?;
+    let files = match with_keys {
+        true => seed_files_with_keys(definition, machine, now)?,
+        false => seed_files(definition, Some(machine), role, now)?,
+    };
     let mut file = open(image)?;
     require_seed_partition(&file, image)?;
     let start = Partition::Seed.offset();
@@ -122,11 +131,11 @@ mod tests {
     fn an_image_becomes_another_nodes_and_keeps_nothing_of_the_one_before() {
         let work = tempfile::tempdir().unwrap();
         let (definition, image) = (definition(work.path()), image(work.path()));
-        write_seed(&definition, "node-1", &image, NOW).unwrap();
+        write_seed(&definition, "node-1", &image, false, NOW).unwrap();
         let first = seed::read_path(&image, Partition::Seed.offset()).unwrap().files;
         let key = first[files::JOIN_KEY].clone();
         assert!(holds(&seed_partition(&image), &key));
-        write_seed(&definition, "node-2", &image, NOW).unwrap();
+        write_seed(&definition, "node-2", &image, false, NOW).unwrap();
         let second = seed::read_path(&image, Partition::Seed.offset()).unwrap().files;
         assert!(String::from_utf8_lossy(&second[files::MACHINE]).contains("node-2"));
         assert!(!holds(&seed_partition(&image), &key), "the first node's key is still on the stick");
@@ -140,10 +149,10 @@ mod tests {
         let (definition, image) = (definition(work.path()), image(work.path()));
         let generic = seed_files(&definition, None, Role::Master, NOW).unwrap();
         seed::write_path(&image, Partition::Seed.offset(), &generic).unwrap();
-        let error = write_seed(&definition, "node-1", &image, NOW).unwrap_err();
+        let error = write_seed(&definition, "node-1", &image, false, NOW).unwrap_err();
         assert!(error.status() == 2 && error.to_string().contains("the image of a master"), "{error}");
         assert_eq!(seed::read_path(&image, Partition::Seed.offset()).unwrap().files, generic);
-        write_seed(&definition, "master-1", &image, NOW).unwrap();
+        write_seed(&definition, "master-1", &image, false, NOW).unwrap();
     }
 
     #[test]
@@ -151,7 +160,7 @@ mod tests {
         let work = tempfile::tempdir().unwrap();
         let definition = definition(work.path());
         let refused = |image: &Path, words: &str| {
-            let error = write_seed(&definition, "node-1", image, NOW).unwrap_err();
+            let error = write_seed(&definition, "node-1", image, false, NOW).unwrap_err();
             assert!(error.status() == 2 && error.to_string().contains(words), "{error}");
         };
         let empty = work.path().join("empty");

@@ -8,6 +8,7 @@ mod manifests;
 mod schema;
 mod secrets;
 mod seed;
+mod zones;
 
 use crate::error::{Error, Problem, Result, Source};
 use crate::places::Places;
@@ -23,6 +24,7 @@ pub use check::{Findings, is_label};
 pub use create::{Master, NewCluster, create, write_kubeconfig};
 pub use image::write_seed;
 pub use schema::schema;
+use seed::seed_files_with_keys;
 pub use seed::{bound_machine, seed_files};
 
 /// The definition's file.
@@ -90,6 +92,7 @@ impl Definition {
                 .push(Problem::new(message).at(self.places.get("name"), "this name").help("give both one name"));
         }
         findings.extend(manifests::check(self));
+        findings.extend(zones::check(self));
         findings.extend(secrets::check(&self.folder, &self.source.name, &self.cluster.name, now));
         findings
     }

@@ -1,6 +1,6 @@
 //! The files of a machine's seed.
 
-use super::{Definition, manifests, no_machine, secrets};
+use super::{Definition, manifests, no_machine, secrets, zones};
 use crate::error::{Error, Problem, Result};
 use pki::{AuthorityName, JOIN_LIFE, Leaf, LeafRequest, Secrets};
 use spec::agent::organization;
@@ -15,9 +15,9 @@ const VERSION: u32 = 1;
 const LISTED: usize = 10;
 
 /// Names and contents of the seed's files for an image of `role`; `machine` binds it to one machine of
-/// the definition, as [`bound_machine`] says. A master's seed carries the authorities' keys, and may
-/// form the cluster as long as the definition knows of none. A node's carries the certificates that it
-/// must trust and a credential of its own to join with.
+/// the definition, as [`bound_machine`] says. A master's seed carries the authorities' keys and may form
+/// the cluster as long as the definition knows of none. A node's, and that of a master that joins a cluster
+/// which is there, carries the certificates that it must trust and a credential of its own to join with.
 ///
 /// # Errors
 /// As [`bound_machine`]; a failure when the secrets cannot be read.
@@ -28,6 +28,27 @@ pub fn seed_files(
     now: OffsetDateTime,
 ) -> Result<BTreeMap<String, Vec<u8>>> {
     let name = bound_machine(definition, machine, role)?;
+    files_of(definition, name, role, joins(definition, role), now)
+}
+
+/// The same of a master with the authorities' keys, even where the cluster is there: for the case that no
+/// master is left that could hand them over.
+pub(super) fn seed_files_with_keys(
+    definition: &Definition,
+    machine: &str,
+    now: OffsetDateTime,
+) -> Result<BTreeMap<String, Vec<u8>>> {
+    require_machine(definition, machine, Role::Master)?;
+    files_of(definition, Some(machine), Role::Master, false, now)
+}
+
+fn files_of(
+    definition: &Definition,
+    name: Option<&str>,
+    role: Role,
+    joins: bool,
+    now: OffsetDateTime,
+) -> Result<BTreeMap<String, Vec<u8>>> {
     let secrets = secrets::read(&definition.folder, &definition.cluster.name)?;
     let about = Machine {
         version: VERSION,
@@ -40,15 +61,16 @@ pub fn seed_files(
     let mut contents: BTreeMap<String, Vec<u8>> = secrets
         .files()
         .iter()
-        .filter(|(name, _)| belongs(name, role))
+        .filter(|(name, _)| !joins || is_trusted(name, role))
         .map(|(name, content)| (name.clone(), content.clone()))
         .collect();
     contents.insert(files::CLUSTER.to_owned(), definition.source.text.clone().into_bytes());
     contents.insert(files::MACHINE.to_owned(), about.into_bytes());
     if role == Role::Master {
         contents.extend(manifests::read(definition)?);
+        contents.extend(zones::read(definition)?);
     }
-    if let (Role::Node, Some(name)) = (role, name) {
+    if let (true, Some(name)) = (joins, name) {
         let leaf = join_credential(&secrets, name, now)?;
         contents.insert(files::JOIN_CERTIFICATE.to_owned(), leaf.certificate.into_bytes());
         contents.insert(files::JOIN_KEY.to_owned(), leaf.key.into_bytes());
@@ -56,35 +78,41 @@ pub fn seed_files(
     Ok(contents)
 }
 
-/// The machine of the definition that a seed for `role` is bound to. A master's may be bound to none:
-/// it is found by MAC address or serial at boot. A node's is always bound, if need be to the only node
-/// there is: what it joins with is good for one name.
+/// Whether such a machine asks those that are there for what it needs. The only master has nobody to ask.
+fn joins(definition: &Definition, role: Role) -> bool {
+    role == Role::Node || (definition.cluster_id.is_some() && definition.cluster.masters().count() > 1)
+}
+
+/// The machine of the definition that a seed for `role` is bound to. A master's that may form the cluster is
+/// bound to none: it is found by MAC address or serial at boot. One that joins is always bound, if need be
+/// to the only node there is: what it joins with is good for one name.
 ///
 /// # Errors
 /// Bad input when the definition has no such machine, the machine has another role, or nothing says
-/// which node it is.
+/// which machine it is.
 pub fn bound_machine<'a>(definition: &'a Definition, machine: Option<&'a str>, role: Role) -> Result<Option<&'a str>> {
     if let Some(name) = machine {
         require_machine(definition, name, role)?;
         return Ok(Some(name));
     }
-    if role == Role::Master {
+    if !joins(definition, role) {
         return Ok(None);
     }
-    let nodes: Vec<&str> = definition
+    let machines: Vec<&str> = definition
         .cluster
         .machines
         .iter()
         .filter(|machine| machine.role == role)
         .map(|machine| machine.name.as_str())
         .collect();
-    match nodes.as_slice() {
+    match machines.as_slice() {
         [] => Err(no_machine(definition, role)),
         [name] => Ok(Some(name)),
         several => {
-            let message = format!("which node of the {} in {}?", several.len(), definition.source.name);
+            let role = role.name();
+            let message = format!("which {role} of the {} in {}?", several.len(), definition.source.name);
             let help = format!(
-                "a node joins with a credential of its own, which a seed without a name cannot have: --machine NAME; it has {}",
+                "a {role} joins with a credential of its own, which a seed without a name cannot have: --machine NAME; it has {}",
                 list(several)
             );
             Err(Problem::new(message).help(help).into())
@@ -92,7 +120,7 @@ pub fn bound_machine<'a>(definition: &'a Definition, machine: Option<&'a str>, r
     }
 }
 
-/// The node's client certificate towards the masters' agents, with which it asks for its real ones.
+/// The machine's client certificate towards the masters' agents, with which it asks for its real ones.
 fn join_credential(secrets: &Secrets, name: &str, now: OffsetDateTime) -> Result<Leaf> {
     let authority = secrets.authority(AuthorityName::Machine).map_err(Error::from_failure)?;
     let request = LeafRequest::client(name, Some(organization::JOIN), JOIN_LIFE);
@@ -131,13 +159,13 @@ fn list(names: &[&str]) -> String {
     }
 }
 
-/// Whether a file of the secrets goes to a machine of this role.
-fn belongs(name: &str, role: Role) -> bool {
-    let trusted = [AuthorityName::Kubernetes, AuthorityName::Machine];
-    match role {
-        Role::Master => true,
-        Role::Node => trusted.iter().any(|authority| authority.certificate_file() == name),
-    }
+/// Whether a file of the secrets is the certificate of an authority that a machine of this role trusts.
+fn is_trusted(name: &str, role: Role) -> bool {
+    let trusted = match role {
+        Role::Master => &AuthorityName::ALL[..],
+        Role::Node => &[AuthorityName::Kubernetes, AuthorityName::Machine],
+    };
+    trusted.iter().any(|authority| authority.certificate_file() == name)
 }
 
 #[cfg(test)]
@@ -231,6 +259,26 @@ mod tests {
         let work = tempfile::tempdir().unwrap();
         let error = seed_files(&definition(work.path()), None, Role::Node, NOW).unwrap_err();
         assert!(error.status() == 2 && error.to_string().contains("no machine with the role node"), "{error}");
+    }
+
+    #[test]
+    fn a_master_that_joins_a_cluster_carries_no_key_of_it() {
+        let work = tempfile::tempdir().unwrap();
+        let found = definition(work.path());
+        let more = [2, 3].map(|number| {
+            format!("[[machine]]\nname = \"master-{number}\"\nrole = \"master\"\nmac = \"52:54:00:00:00:0{number}\"\n")
+        });
+        std::fs::write(found.folder.join(DEFINITION_FILE), format!("{}{}", found.source.text, more.concat())).unwrap();
+        std::fs::write(found.folder.join(CLUSTER_ID_FILE), "6f1c-0a\n").unwrap();
+        let definition = Definition::read(&found.folder, "clusters/lab").unwrap();
+        let contents = seed_files(&definition, Some("master-2"), Role::Master, NOW).unwrap();
+        let keys: Vec<&String> = contents.keys().filter(|name| name.ends_with(".key")).collect();
+        assert_eq!(keys, [files::JOIN_KEY]);
+        for authority in AuthorityName::ALL {
+            assert!(contents.contains_key(&authority.certificate_file()), "{}", authority.certificate_file());
+        }
+        let error = seed_files(&definition, None, Role::Master, NOW).unwrap_err();
+        assert!(error.status() == 2 && error.to_string().starts_with("which master of the 3"), "{error}");
     }
 
     #[test]

@@ -175,6 +175,7 @@ mod tests {
             address: Some("192.0.2.10/24".into()),
             gateway: Some("192.0.2.1".into()),
             dns: vec!["192.0.2.53".into()],
+            ntp: vec![],
             mtu: Some(9000),
             vlan: Some(7),
             bond: Some(Bond {

@@ -1,6 +1,6 @@
 //! Reading service definitions. A broken one is refused by name and the others go on.
 
-use spec::cluster::Role;
+use spec::cluster::{NetworkChoice, Role};
 use spec::service::{Ready, Service};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,8 +15,8 @@ pub struct Refusal {
 
 pub type Definitions = BTreeMap<String, Service>;
 
-/// Reads every `NAME.toml` of a folder, leaving out what another role runs.
-pub fn read(folder: &Path, role: Role) -> (Definitions, Vec<Refusal>) {
+/// Reads every `NAME.toml` of a folder, leaving out what is of another role or network.
+pub fn read(folder: &Path, role: Role, network: NetworkChoice) -> (Definitions, Vec<Refusal>) {
     let mut texts = BTreeMap::new();
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
@@ -26,15 +26,19 @@ pub fn read(folder: &Path, role: Role) -> (Definitions, Vec<Refusal>) {
             texts.insert(name.to_owned(), std::fs::read_to_string(&path).map_err(|error| error.to_string()));
         }
     }
-    judge(texts, role)
+    judge(texts, role, network)
 }
 
-fn judge(texts: BTreeMap<String, Result<String, String>>, role: Role) -> (Definitions, Vec<Refusal>) {
+fn judge(
+    texts: BTreeMap<String, Result<String, String>>,
+    role: Role,
+    network: NetworkChoice,
+) -> (Definitions, Vec<Refusal>) {
     let mut definitions = Definitions::new();
     let mut refusals = Vec::new();
     for (name, text) in texts {
         match text.and_then(|text| parse(&name, &text)) {
-            Ok(service) if service.roles.is_empty() || service.roles.iter().any(|wanted| wanted == role.name()) => {
+            Ok(service) if service.runs_on(role.name(), network) => {
                 definitions.insert(name, service);
             }
             Ok(_) => {}
@@ -141,7 +145,7 @@ mod tests {
 
     fn judged(files: &[(&str, &str)]) -> (Vec<String>, BTreeMap<String, String>) {
         let texts = files.iter().map(|(name, text)| ((*name).to_owned(), Ok((*text).to_owned()))).collect();
-        let (definitions, refusals) = judge(texts, Role::Master);
+        let (definitions, refusals) = judge(texts, Role::Master, NetworkChoice::KubeProxy);
         (start_order(&definitions), refusals.into_iter().map(|refusal| (refusal.name, refusal.reason)).collect())
     }
 
@@ -170,6 +174,7 @@ mod tests {
             ("a", &after("\"b\"")),
             ("b", &after("\"a\"")),
             ("other-role", "description = \"x\"\nexec = [\"/bin/x\"]\nroles = [\"node\"]\n"),
+            ("other-network", "description = \"x\"\nexec = [\"/bin/x\"]\nnetworks = [\"kube-router\"]\n"),
             ("port", "description = \"x\"\nexec = [\"/bin/x\"]\nready = { tcp = \"localhost:1\" }\n"),
             ("power", "description = \"x\"\nexec = [\"/bin/x\"]\ncapabilities = [\"CAP_EVERYTHING\"]\n"),
         ]);
@@ -198,7 +203,7 @@ mod tests {
         let mut texts = BTreeMap::new();
         collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../overlays"), &mut texts);
         assert!(!texts.is_empty());
-        let (_, refusals) = judge(texts, Role::Master);
+        let (_, refusals) = judge(texts, Role::Master, NetworkChoice::KubeProxy);
         assert!(refusals.is_empty(), "{refusals:?}");
     }
 

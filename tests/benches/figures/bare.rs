@@ -10,7 +10,7 @@ use stories::{Computer, Failure, Lab, Result};
 use time::{Duration, OffsetDateTime};
 
 /// With busybox, which the script is made of.
-const IMAGE: &str = "master-vm-story";
+const IMAGE: &str = "master+vm+story";
 const COMMAND_LINE: &str = "console=ttyS0 quiet root=/dev/nvme0n1 rw init=/bare/init.sh";
 const KUBECONFIG: &str = "kubeconfig";
 const DISK_SIZE: &str = "3G";

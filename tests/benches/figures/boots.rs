@@ -6,7 +6,7 @@ use regex::Regex;
 use std::time::Instant;
 use stories::{Computer, Failure, Lab, Result};
 
-const IMAGE: &str = "master-vm";
+const IMAGE: &str = "master+vm";
 const ROUNDS: usize = 3;
 const MEMORY_MIB: u32 = 3072;
 /// shared/measured.md, seconds: when containerd serves on Debian with systemd, and after the bare script.

@@ -10,7 +10,7 @@ const COLD_MAXIMUM: f64 = 45.0;
 
 pub fn measure(lab: &Lab) -> Result<Vec<Row>> {
     // Packages fetched, programs compiled.
-    let image = lab.image("master-vm")?;
+    let image = lab.image("master+vm")?;
     let beside = archive_seconds(lab, &image)?;
     let against = |seconds: f64, maximum: f64| {
         format!("at most {maximum:.0} s; {:.1} of a plain tar of the root by zstd -3 ({beside:.1} s)", seconds / beside)

@@ -12,7 +12,7 @@ const FLOOR_LEVEL: i32 = 19;
 
 pub fn measure(lab: &Lab) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    for (image, maximum) in [("master-vm", VM_MAXIMUM), ("master", RACK_MAXIMUM)] {
+    for (image, maximum) in [("master+vm", VM_MAXIMUM), ("master", RACK_MAXIMUM)] {
         let built = lab.image(image)?;
         let compressed = length(&built.beside("disk.img.zst"))?;
         let floor = floor(lab, &built)?;

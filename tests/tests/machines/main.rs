@@ -5,6 +5,7 @@ mod broken_service;
 mod cluster;
 mod dead_clock;
 mod full_kernel;
+mod kube_router;
 mod one_master;
 mod oracles;
 mod power_cuts;

@@ -115,6 +115,7 @@ impl Checker<'_> {
             self.report(&at("gateway"), format!("{name}: {message}"), help);
         }
         self.name_servers(&at("dns"), &format!("{name}: "), &network.dns);
+        self.time_servers(&at("ntp"), &network.ntp);
         if let Some(mtu) = network.mtu.filter(|mtu| !(1280..=9216).contains(mtu)) {
             self.report(
                 &at("mtu"),

@@ -1,13 +1,14 @@
 //! The checks of a cluster definition: pure, and every conflict at once.
 
 mod conflicts;
+mod dns;
 mod machines;
 mod values;
 
 use crate::error::Problem;
 use crate::places::Places;
 use ipnet::IpNet;
-use spec::cluster::{Cluster, Machine, Role};
+use spec::cluster::{Bgp, Cluster, Machine, NetworkChoice, Role};
 use std::net::IpAddr;
 use values::{
     LABEL, host_bits, is_authority, is_domain, is_host_name, is_web_address, network, node_prefix, server_address,
@@ -42,6 +43,8 @@ pub(super) fn definition(cluster: &Cluster, places: &Places) -> Findings {
     let mut checker = Checker { cluster, places, findings: Findings::default(), more: 0 };
     checker.names();
     checker.mirrors();
+    checker.bgp();
+    checker.dns_server();
     checker.addresses_of_cluster();
     checker.families();
     checker.masters();
@@ -101,10 +104,14 @@ impl Checker<'_> {
                 "labels joined by dots are wanted, such as api.example.org; an address goes into virtual-address",
             );
         }
-        for (index, server) in cluster.ntp.iter().enumerate() {
+        self.time_servers("ntp", &cluster.ntp);
+    }
+
+    fn time_servers(&mut self, path: &str, servers: &[String]) {
+        for (index, server) in servers.iter().enumerate() {
             if server_address(server).is_none() && !is_host_name(server) {
                 self.report(
-                    &format!("ntp[{index}]"),
+                    &format!("{path}[{index}]"),
                     format!("the time server {server:?} is neither an address nor a DNS name"),
                     "such as 192.0.2.1 or ntp.example.org",
                 );
@@ -131,6 +138,30 @@ impl Checker<'_> {
                     format!("the mirror {url:?} of {registry} is no URL"),
                     "https://HOST or http://HOST is wanted, with :PORT and /PATH where they are needed",
                 );
+            }
+        }
+    }
+
+    fn bgp(&mut self) {
+        let bgp = &self.cluster.bgp;
+        if *bgp != Bgp::default() && self.cluster.network != NetworkChoice::KubeRouter {
+            self.report("bgp", "BGP needs kube-router", "write network = \"kube-router\", or remove the table");
+        }
+        let numbers = std::iter::once(("bgp.asn".to_owned(), bgp.asn))
+            .chain(bgp.peers.iter().enumerate().map(|(index, peer)| (format!("bgp.peer[{index}].asn"), peer.asn)));
+        for (path, _) in numbers.filter(|(_, number)| [0, u32::MAX].contains(number)) {
+            self.report(
+                &path,
+                "no autonomous system has this number",
+                "1 to 4294967294 are wanted (RFC 7607, RFC 7300)",
+            );
+        }
+        for (index, peer) in bgp.peers.iter().enumerate() {
+            let path = format!("bgp.peer[{index}].address");
+            if server_address(&peer.address).is_none() {
+                self.report(&path, format!("{:?} is no address of a router", peer.address), "such as 192.0.2.1");
+            } else if bgp.peers[..index].iter().any(|other| other.address == peer.address) {
+                self.report(&path, format!("the router {} is listed twice", peer.address), "remove one of them");
             }
         }
     }

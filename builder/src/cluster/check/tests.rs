@@ -171,6 +171,41 @@ fn servers_are_addresses_and_time_servers_may_be_names() {
 }
 
 #[test]
+fn bgp_needs_kube_router_and_routers_that_are_there_once() {
+    let with = |network: &str| {
+        format!(
+            "name = \"lab\"\nnetwork = {network:?}\n[bgp]\nasn = 0\n[[bgp.peer]]\naddress = \"192.0.2.1\"\nasn = 64500\n\
+             [[bgp.peer]]\naddress = \"192.0.2.1\"\nasn = 64500\n[[bgp.peer]]\naddress = \"router\"\nasn = 1\n\
+             [[machine]]\nname = \"master-1\"\nrole = \"master\"\n"
+        )
+    };
+    let expected = [
+        "4: no autonomous system has this number",
+        "9: the router 192.0.2.1 is listed twice",
+        "12: \"router\" is no address of a router",
+    ];
+    assert_eq!(problems(&with("kube-router")), expected);
+    assert_eq!(problems(&with("kube-proxy")).len(), 1 + expected.len());
+}
+
+#[test]
+fn what_the_masters_dns_serves_must_be_there_and_fit_into_a_corefile() {
+    let with = |tables: &str| {
+        problems(&format!("name = \"lab\"\n{tables}\n[[machine]]\nname = \"master-1\"\nrole = \"master\"\n"))
+    };
+    let sound = "[dns-server]\nexceptions = [\"corp.example\"]\n\
+        [[dns-server.forward]]\nname = \"consul\"\nservers = [\"192.0.2.1:8600\", \"[fd00::1]:8600\", \"192.0.2.2\"]\n\
+        [[dns-server.rewrite]]\nkind = \"regex\"\nfrom = \"(.*)\\\\.old\\\\.example\\\\.$\"\nto = \"{1}.new.example\"\n\
+        answer = { from = \"(.*)\\\\.new\\\\.example\\\\.$\", to = \"{1}.old.example\" }";
+    assert_eq!(with(sound), Vec::<String>::new());
+    let unsound = "[[dns-server.forward]]\nname = \"cluster.local\"\nservers = [\"consul\"]\n\
+        [[dns-server.forward]]\nname = \"a.example\"\nservers = []\n\
+        [[dns-server.zone]]\nname = \"a.example\"\nfile = \"a\"\n\
+        [[dns-server.rewrite]]\nkind = \"regex\"\nfrom = \"a b\"\nto = \"c\"";
+    insta::assert_snapshot!(with(unsound).join("\n"), @"");
+}
+
+#[test]
 fn registry_mirrors_are_hosts_with_urls() {
     let with = |registry: &str, mirrors: &str| cluster_with(&format!("[registry-mirrors]\n{registry:?} = {mirrors}"));
     let sound = with("registry.example.org:5000", "[\"https://192.0.2.1:5000/v2/x\", \"http://[2001:db8::1]:80\"]");

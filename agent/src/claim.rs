@@ -1,0 +1,121 @@
+//! Whose a machine's name is, in the cluster's own store, where every master sees it: one name, one key. A
+//! second machine with the same join credential waits for an operator; a credential that was issued after
+//! the name was taken is an operator's word for a new machine of that name.
+
+use crate::api::{Api, ApiError};
+use crate::server::Caller;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+const COLLECTION: &str = "/api/v1/namespaces/kube-system/configmaps";
+/// A claim to a name whose machine never registered a node is given up after this many seconds.
+const CLAIM_SECONDS: i64 = 900;
+
+/// SHA-256 in hexadecimal: how a claim names a key.
+pub fn digest(key: &[u8]) -> String {
+    Sha256::digest(key).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Claims the caller's name for this key.
+///
+/// # Errors
+/// Why it is not the caller's, or not yet, in words.
+pub async fn take(api: &Api, caller: &Caller, key: &str) -> Result<(), String> {
+    let name = &caller.name;
+    let unknown = |error: ApiError| format!("the cluster's API does not answer yet: {error}");
+    let path = format!("{COLLECTION}/imgbuild-joined-{name}");
+    let found = api.find(&path).await.map_err(unknown)?;
+    let node = api.find(&format!("/api/v1/nodes/{name}")).await.map_err(unknown)?;
+    let now = OffsetDateTime::now_utc().unix_timestamp();
+    let version = match judge(caller, key, found.as_ref(), node.as_ref(), now)? {
+        Claim::Ours => return Ok(()),
+        Claim::New => Value::Null,
+        Claim::Replace(version) => version,
+    };
+    let mut record = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": format!("imgbuild-joined-{name}"), "namespace": "kube-system"},
+        "data": {"key": key, "at": now.to_string()},
+    });
+    let outcome = if version.is_null() {
+        api.post(COLLECTION, &record).await
+    } else {
+        record["metadata"]["resourceVersion"] = version;
+        api.put(&path, &record).await
+    };
+    match outcome {
+        Ok(_) => Ok(()),
+        Err(error) if error.code() == Some(409) => Err(format!("another machine asks as {name} at the same time")),
+        Err(error) => Err(unknown(error)),
+    }
+}
+
+#[derive(Debug, PartialEq)]
+enum Claim {
+    Ours,
+    New,
+    /// With the version of the record that is replaced.
+    Replace(Value),
+}
+
+fn judge(caller: &Caller, key: &str, record: Option<&Value>, node: Option<&Value>, now: i64) -> Result<Claim, String> {
+    let name = &caller.name;
+    let text = |field: &str| record.and_then(|record| record.pointer(field)).and_then(Value::as_str);
+    if text("/data/key") == Some(key) {
+        return Ok(Claim::Ours);
+    }
+    let claimed = text("/data/at").and_then(|seconds| seconds.parse().ok());
+    let taken = claimed.or_else(|| node.map(born)).filter(|_| record.is_some() || node.is_some());
+    let version = record.map(|record| record["metadata"]["resourceVersion"].clone());
+    let claim = version.map_or(Claim::New, Claim::Replace);
+    match taken {
+        None => Ok(claim),
+        Some(taken) if caller.issued > taken => Ok(claim),
+        Some(_) if node.is_some() => Err(format!(
+            "{name} has joined with another key: if this machine takes its place, write it a new seed, or `kubectl delete node {name}`"
+        )),
+        Some(taken) if (0..CLAIM_SECONDS).contains(&(now - taken)) => {
+            Err(format!("another machine asked to join as {name} {} s ago: only one may have that name", now - taken))
+        }
+        Some(_) => Ok(claim),
+    }
+}
+
+/// When a node object was made, in seconds; one that does not say is younger than every credential.
+fn born(node: &Value) -> i64 {
+    let text = node.pointer("/metadata/creationTimestamp").and_then(Value::as_str).unwrap_or_default();
+    OffsetDateTime::parse(text, &Rfc3339).map_or(i64::MAX, OffsetDateTime::unix_timestamp)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use spec::agent::organization;
+
+    #[test]
+    fn a_name_belongs_to_one_key_until_its_node_is_deleted_or_a_newer_credential_comes() {
+        let record = json!({"metadata": {"resourceVersion": "7"}, "data": {"key": "a", "at": "1000"}});
+        let node = json!({"metadata": {"creationTimestamp": "1970-01-01T00:16:40Z"}});
+        let judge = |issued, key, record: Option<&Value>, node: Option<&Value>, now| {
+            judge(
+                &Caller { name: "n1".into(), organization: organization::JOIN.into(), issued },
+                key,
+                record,
+                node,
+                now,
+            )
+        };
+        assert_eq!(judge(0, "a", None, None, 0), Ok(Claim::New));
+        assert_eq!(judge(0, "a", Some(&record), Some(&node), 1001), Ok(Claim::Ours));
+        assert_eq!(judge(0, "b", Some(&record), None, 5000), Ok(Claim::Replace(json!("7"))));
+        assert!(judge(999, "b", Some(&record), Some(&node), 5000).unwrap_err().contains("kubectl delete node n1"));
+        assert!(judge(0, "b", Some(&record), None, 1010).unwrap_err().contains("10 s ago"));
+        assert!(judge(1000, "b", None, Some(&node), 0).is_err());
+        assert_eq!(judge(1001, "b", Some(&record), Some(&node), 5000), Ok(Claim::Replace(json!("7"))));
+        assert_eq!(judge(1001, "b", None, Some(&node), 5000), Ok(Claim::New));
+        assert!(judge(5000, "b", None, Some(&json!({})), 5000).is_err());
+    }
+}

@@ -1,0 +1,61 @@
+//! A cluster whose network is kube-router's: routes by BGP, Services by IPVS, network policy.
+
+use spec::ports;
+use stories::manifests::{WEB_NODE_PORT, caller_on, dns_alone, inspector_on, web_on};
+use stories::{Computer, ROUTED_MASTER, Result, Room, expect, story_with_machines, sysctls};
+
+const WEB: &str = "web.default.svc.cluster.local:80";
+
+#[test]
+fn kube_router_joins_the_machines_serves_and_keeps_policies() {
+    story_with_machines("kube-router", 2, |lab| {
+        let mut room = Room::with_kube_router(lab, 1, 1)?;
+        room.power_on_all_to_ready()?;
+        let m1 = room.machine("m1")?;
+        m1.apply(&web_on("n1"))?;
+        m1.apply(&caller_on("m1"))?;
+        m1.apply(&inspector_on("m1"))?;
+        m1.wait_for("pod/web pod/caller pod/inspector", "condition=Ready", 300)?;
+        m1.eventually("the Service by its name, from the other machine", || connect(m1, WEB))?;
+        m1.eventually("the NodePort", || m1.http_get(WEB_NODE_PORT, "/hostname"))?;
+        the_annotation_chooses_the_scheduler(m1)?;
+        gobgp_is_closed(m1)?;
+        a_policy_that_allows_dns_alone_closes_everything_else(m1)?;
+        let differences = sysctls::differences(m1, &sysctls::of_explain(ROUTED_MASTER)?)?;
+        expect(differences.is_empty(), "every setting as the profile says", differences.join("; "))
+    });
+}
+
+/// agnhost's connect says DNS, REFUSED or TIMEOUT when it fails.
+fn connect(machine: &Computer, to: &str) -> Result<String> {
+    machine.kubectl(&["exec", "caller", "--", "/agnhost", "connect", to, "--timeout=10s"])
+}
+
+fn refusal(machine: &Computer, to: &str, wanted: &[&str]) -> Result {
+    let said = connect(machine, to).map_or_else(|failure| failure.to_string(), |_| "connected".into());
+    expect(wanted.iter().any(|word| said.contains(word)), wanted[0], said)
+}
+
+fn the_annotation_chooses_the_scheduler(machine: &Computer) -> Result {
+    machine.kubectl(&["annotate", "service", "web", "kube-router.io/service.scheduler=lc"])?;
+    let address = machine.kubectl(&["get", "service", "web", "-o", "jsonpath={.spec.clusterIP}"])?;
+    let digits = address.split('.').filter_map(|part| part.parse::<u8>().ok()).map(|part| format!("{part:02X}"));
+    let wanted = format!("TCP  {}:0050 lc", digits.collect::<String>());
+    machine.eventually("the scheduler lc", || {
+        let table = sysctls::read(machine, "ip_vs", "/proc/net/ip_vs")?;
+        expect(table.contains(&wanted), &wanted, table)
+    })
+}
+
+/// kube-router opens it on the node's address, without authentication.
+fn gobgp_is_closed(machine: &Computer) -> Result {
+    let address = machine.kubectl(&["get", "node", "n1", "-o", "jsonpath={.status.addresses[0].address}"])?;
+    refusal(machine, &format!("{address}:{}", ports::GOBGP), &["TIMEOUT"])
+}
+
+fn a_policy_that_allows_dns_alone_closes_everything_else(machine: &Computer) -> Result {
+    machine.apply(&dns_alone())?;
+    machine.eventually("the policy", || refusal(machine, WEB, &["REFUSED", "TIMEOUT"]))?;
+    machine.kubectl(&["delete", "networkpolicy", "dns-alone"])?;
+    machine.eventually("the Service again", || connect(machine, WEB)).map(drop)
+}
