@@ -202,7 +202,14 @@ fn what_the_masters_dns_serves_must_be_there_and_fit_into_a_corefile() {
         [[dns-server.forward]]\nname = \"a.example\"\nservers = []\n\
         [[dns-server.zone]]\nname = \"a.example\"\nfile = \"a\"\n\
         [[dns-server.rewrite]]\nkind = \"regex\"\nfrom = \"a b\"\nto = \"c\"";
-    insta::assert_snapshot!(with(unsound).join("\n"), @"");
+    insta::assert_snapshot!(with(unsound).join("\n"), @r#"
+        3: cluster.local is the domain of the Services
+        4: the server "consul" of cluster.local is no address
+        6: a.example is served twice
+        7: a.example has 0 servers
+        11: "a b" cannot stand in a rewrite
+        11: the rewrite of "a b" lacks its way back
+        "#);
 }
 
 #[test]
