@@ -62,9 +62,13 @@ async fn define_one(api: &Api, cluster: &Cluster, node: &Value) -> Result<(), Ap
 /// Prefix lengths of one node's pods, as the controller manager hands them out by default.
 const NODE_PREFIXES: (u8, u8) = (24, 64);
 
-/// Gives the only master of a new cluster the first pods' networks, so that it need not wait for the
-/// controller manager, which starts afterwards and takes note of what is given. `false`: not yet.
+/// Gives the only master of a new cluster what the node and its first pods wait for, so that they need not
+/// wait for the controller manager, which starts afterwards and takes note of what is there: the account of
+/// pods that name none, then the first pods' networks. `false`: not yet.
 pub async fn take_first_networks(api: &Api, facts: &Facts) -> Result<bool, ApiError> {
+    if !has_default_account(api).await? {
+        return Ok(false);
+    }
     let name = &facts.identity.name;
     let list = api.get(&format!("{NODES}?limit=2")).await?;
     let nodes = list.get("items").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
@@ -86,6 +90,19 @@ pub async fn take_first_networks(api: &Api, facts: &Facts) -> Result<bool, ApiEr
     match result {
         Err(error) if error.code() == Some(409) => Ok(false),
         other => other.map(|_| true),
+    }
+}
+
+/// Makes it where it is missing; `false`: its namespace is not there yet.
+async fn has_default_account(api: &Api) -> Result<bool, ApiError> {
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+    match api.post("/api/v1/namespaces/default/serviceaccounts", &account).await {
+        Ok(_) => Ok(true),
+        Err(error) => match error.code() {
+            Some(409) => Ok(true),
+            Some(404) => Ok(false),
+            _ => Err(error),
+        },
     }
 }
 
@@ -273,6 +290,9 @@ mod tests {
                     async move {
                         if request.method() == "GET" {
                             return (200, json!({"items": nodes}));
+                        }
+                        if request.uri().path().ends_with("/serviceaccounts") {
+                            return (409, json!({}));
                         }
                         send.send(request.method().to_string()).unwrap();
                         (code, json!({}))
