@@ -3,9 +3,9 @@
 //! the name was taken is an operator's word for a new machine of that name.
 
 use crate::api::{Api, ApiError};
+use crate::hex;
 use crate::server::Caller;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -13,23 +13,19 @@ const COLLECTION: &str = "/api/v1/namespaces/kube-system/configmaps";
 /// A claim to a name whose machine never registered a node is given up after this many seconds.
 const CLAIM_SECONDS: i64 = 900;
 
-/// SHA-256 in hexadecimal: how a claim names a key.
-pub fn digest(key: &[u8]) -> String {
-    Sha256::digest(key).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Claims the caller's name for this key.
+/// Claims the caller's name for this key, which the record keeps as its SHA-256.
 ///
 /// # Errors
 /// Why it is not the caller's, or not yet, in words.
-pub async fn take(api: &Api, caller: &Caller, key: &str) -> Result<(), String> {
+pub async fn take(api: &Api, caller: &Caller, key: &[u8]) -> Result<(), String> {
+    let key = hex::sha256(key);
     let name = &caller.name;
     let unknown = |error: ApiError| format!("the cluster's API does not answer yet: {error}");
     let path = format!("{COLLECTION}/imgbuild-joined-{name}");
     let found = api.find(&path).await.map_err(unknown)?;
     let node = api.find(&format!("/api/v1/nodes/{name}")).await.map_err(unknown)?;
     let now = OffsetDateTime::now_utc().unix_timestamp();
-    let version = match judge(caller, key, found.as_ref(), node.as_ref(), now)? {
+    let version = match judge(caller, &key, found.as_ref(), node.as_ref(), now)? {
         Claim::Ours => return Ok(()),
         Claim::New => Value::Null,
         Claim::Replace(version) => version,
@@ -67,7 +63,7 @@ fn judge(caller: &Caller, key: &str, record: Option<&Value>, node: Option<&Value
         return Ok(Claim::Ours);
     }
     let claimed = text("/data/at").and_then(|seconds| seconds.parse().ok());
-    let taken = claimed.or_else(|| node.map(born)).filter(|_| record.is_some() || node.is_some());
+    let taken = claimed.or_else(|| node.map(born));
     let version = record.map(|record| record["metadata"]["resourceVersion"].clone());
     let claim = version.map_or(Claim::New, Claim::Replace);
     match taken {

@@ -6,13 +6,13 @@ use crate::api::Api;
 use crate::claim;
 use crate::facts::{Facts, under};
 use crate::files::{self, FileError, NewFile};
+use crate::hex;
 use crate::join::{self, JoinError};
 use crate::peers::Peers;
 use crate::server::{Answer, Caller};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use hyper::StatusCode;
-use ring::rand::{SecureRandom, SystemRandom};
 use spec::agent::{HandoverAnswer, HandoverQuestion, VERSION, path};
 use spec::cluster::Role;
 use spec::{paths, seed};
@@ -68,9 +68,7 @@ fn key(root: &Path) -> Result<String, JoinError> {
     if let Some(known) = files::read_if_there(&path)? {
         return Ok(known.trim().to_owned());
     }
-    let mut bytes = [0u8; 32];
-    SystemRandom::new().fill(&mut bytes).map_err(|_| JoinError::NoRandom)?;
-    let new: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let new = hex::random::<32>().ok_or(JoinError::NoRandom)?;
     files::write(&path, new.as_str(), 0o600, true)?;
     Ok(new)
 }
@@ -84,7 +82,7 @@ pub async fn answer(facts: &Facts, api: &Api, cluster: Option<String>, caller: &
     if let Err(reason) = may_ask(facts, caller, &question) {
         return Answer::refusal(StatusCode::FORBIDDEN, reason);
     }
-    if let Err(reason) = claim::take(api, caller, &claim::digest(question.key.as_bytes())).await {
+    if let Err(reason) = claim::take(api, caller, question.key.as_bytes()).await {
         return Answer::refusal(StatusCode::CONFLICT, reason);
     }
     let own = [seed::files::JOIN_CERTIFICATE, seed::files::JOIN_KEY];
@@ -96,13 +94,9 @@ pub async fn answer(facts: &Facts, api: &Api, cluster: Option<String>, caller: &
 }
 
 fn may_ask(facts: &Facts, caller: &Caller, question: &HandoverQuestion) -> Result<(), String> {
-    if question.version != VERSION {
-        return Err(format!("version {} of the question, {VERSION} is wanted", question.version));
-    }
-    match facts.cluster.machines.iter().find(|machine| machine.name == caller.name) {
-        None => Err(format!("the cluster definition lists no machine {}", caller.name)),
-        Some(machine) if machine.role != Role::Master => Err(format!("{} is no master", caller.name)),
-        Some(_) => Ok(()),
+    match join::asking(facts, caller, question.version)? {
+        machine if machine.role != Role::Master => Err(format!("{} is no master", machine.name)),
+        _ => Ok(()),
     }
 }
 

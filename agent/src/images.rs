@@ -252,8 +252,7 @@ mod tests {
     use super::*;
 
     fn put(folder: &Path, text: &str) -> (String, usize) {
-        use sha2::{Digest, Sha256};
-        let digits: String = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
+        let digits = crate::hex::sha256(text);
         let path = folder.join("blobs/sha256");
         std::fs::create_dir_all(&path).unwrap();
         std::fs::write(path.join(&digits), text).unwrap();

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use spec::agent::{
     JoinAnswer, JoinQuestion, NODE_AGENTS, NodeCredential, VERSION, bootstrap_user, node_agent_user, organization, path,
 };
-use spec::cluster::Role;
+use spec::cluster::{Machine, Role};
 use spec::{paths, ports, seed};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -238,7 +238,7 @@ async fn claim(api: &Api, caller: &Caller, question: &JoinQuestion) -> Result<()
     let request =
         question.requests.get(&NodeCredential::Machine).ok_or("the request of the machine's certificate is missing")?;
     let asked = pki::inspect_request(&caller.name, request.as_bytes()).map_err(|error| error.to_string())?;
-    claim::take(api, caller, &claim::digest(&asked.public_key)).await
+    claim::take(api, caller, &asked.public_key).await
 }
 
 /// Whether the machine of this certificate may be given these credentials.
@@ -246,16 +246,19 @@ fn may_ask(facts: &Facts, caller: &Caller, question: &JoinQuestion) -> Result<()
     if ![organization::JOIN, organization::NODE].contains(&caller.organization.as_str()) {
         return Err(format!("{} ({}) is no node and has no join credential", caller.name, caller.organization));
     }
-    if question.version != VERSION {
-        return Err(format!("version {} of the question, {VERSION} is wanted", question.version));
+    match asking(facts, caller, question.version)? {
+        machine if machine.role == Role::Master => Err(format!("{} is a master: masters sign their own", machine.name)),
+        _ => Ok(()),
     }
-    match facts.cluster.machines.iter().find(|machine| machine.name == caller.name) {
-        None => Err(format!("the cluster definition lists no machine {}", caller.name)),
-        Some(machine) if machine.role == Role::Master => {
-            Err(format!("{} is a master: masters sign their own", machine.name))
-        }
-        Some(_) => Ok(()),
+}
+
+/// The caller in the cluster definition, who asks with this version of a question.
+pub fn asking<'a>(facts: &'a Facts, caller: &Caller, version: u32) -> Result<&'a Machine, String> {
+    if version != VERSION {
+        return Err(format!("version {version} of the question, {VERSION} is wanted"));
     }
+    let listed = facts.cluster.machines.iter().find(|machine| machine.name == caller.name);
+    listed.ok_or_else(|| format!("the cluster definition lists no machine {}", caller.name))
 }
 
 fn sign(

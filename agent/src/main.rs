@@ -16,6 +16,7 @@ mod facts;
 mod files;
 mod grpc;
 mod handover;
+mod hex;
 mod http;
 mod images;
 mod join;

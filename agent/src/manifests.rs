@@ -4,8 +4,8 @@
 use crate::api::{Api, ApiError};
 use crate::facts::under;
 use crate::files::{self, FileError};
+use crate::hex;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use spec::{paths, seed};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -41,7 +41,7 @@ pub async fn apply_all(api: &Api, root: &Path) -> Result<Vec<String>, ManifestEr
         for relative in files::list(&folder)? {
             let path = folder.join(&relative);
             let name = format!("{prefix}{}", relative.display());
-            let digest = digest(&files::read(&path)?);
+            let digest = hex::sha256(&files::read(&path)?);
             if applied.get(&name) == Some(&digest) {
                 continue;
             }
@@ -58,10 +58,6 @@ pub async fn apply_all(api: &Api, root: &Path) -> Result<Vec<String>, ManifestEr
 fn read_record(path: &Path) -> Result<BTreeMap<String, String>, FileError> {
     // An unreadable record means applying once more, which changes nothing that is right.
     Ok(files::read_if_there(path)?.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
-}
-
-fn digest(text: &str) -> String {
-    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 async fn apply_file(api: &Api, path: &Path) -> Result<(), ManifestError> {

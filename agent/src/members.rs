@@ -5,7 +5,7 @@
 use crate::api::{Api, ApiError};
 use crate::machine::say;
 use crate::nft;
-use crate::nodes::{self, Nodes, network};
+use crate::nodes::{self, Nodes, networks};
 use ipnet::IpNet;
 use spec::cluster::{Cluster, Machine, NetworkChoice};
 use spec::firewall::{MEMBERS, MEMBERS6, NODE_PORTS, SERVICES, SERVICES6, TABLE};
@@ -35,7 +35,7 @@ async fn fill(members: &BTreeSet<IpAddr>, services: &[IpNet]) -> io::Result<()> 
 /// The Services' networks where IPVS serves them.
 fn behind_ipvs(cluster: &Cluster) -> Vec<IpNet> {
     match cluster.network {
-        NetworkChoice::KubeRouter => cluster.service_cidr.split(',').filter_map(network).collect(),
+        NetworkChoice::KubeRouter => networks(&cluster.service_cidr).collect(),
         NetworkChoice::KubeProxy | NetworkChoice::None => Vec::new(),
     }
 }
@@ -92,6 +92,7 @@ mod tests {
     use super::*;
     use crate::netlink::tests::in_a_namespace;
     use crate::nft::tests::run_here;
+    use crate::nodes::network;
     use crate::nodes::tests::node;
 
     fn members(texts: &[&str]) -> BTreeSet<IpAddr> {

@@ -4,12 +4,12 @@
 use crate::api::{Api, ApiError, FIELD_MANAGER};
 use crate::facts::Facts;
 use crate::machine::{Status, say};
-use crate::nodes::network;
+use crate::nodes::{network, networks};
 use crate::render::taint;
 use crate::{cni, masquerade};
 use ipnet::IpNet;
 use serde_json::{Value, json};
-use spec::cluster::{Cluster, Machine, NetworkChoice, Role};
+use spec::cluster::{Cluster, Machine, NetworkChoice, Role, node_prefix};
 use std::path::Path;
 
 const NODES: &str = "/api/v1/nodes";
@@ -59,33 +59,33 @@ async fn define_one(api: &Api, cluster: &Cluster, node: &Value) -> Result<(), Ap
     add_taints(api, cluster, machine, node).await
 }
 
-/// Prefix lengths of one node's pods, as the controller manager hands them out by default.
-const NODE_PREFIXES: (u8, u8) = (24, 64);
-
 /// Gives the only master of a new cluster what the node and its first pods wait for, so that they need not
 /// wait for the controller manager, which starts afterwards and takes note of what is there: the account of
 /// pods that name none, then the first pods' networks. `false`: not yet.
 pub async fn take_first_networks(api: &Api, facts: &Facts) -> Result<bool, ApiError> {
+    let name = &facts.identity.name;
+    let list = api.get(&format!("{NODES}?limit=2")).await?;
+    let own = match list.get("items").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default() {
+        [] => None,
+        // Kubelet was quicker.
+        [own] if own["metadata"]["name"] == **name && pod_cidrs(own).is_empty() => Some(own),
+        _ => return Ok(true),
+    };
     if !has_default_account(api).await? {
         return Ok(false);
     }
-    let name = &facts.identity.name;
-    let list = api.get(&format!("{NODES}?limit=2")).await?;
-    let nodes = list.get("items").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let cidrs = first_networks(&facts.cluster.pod_cidr);
     let spec = json!({"podCIDR": cidrs.first(), "podCIDRs": cidrs});
-    let result = match nodes {
-        [] => {
+    let result = match own {
+        None => {
             let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": spec});
             api.post(NODES, &node).await
         }
-        // Kubelet was quicker.
-        [own] if own["metadata"]["name"] == **name && pod_cidrs(own).is_empty() => {
+        Some(own) => {
             let version = &own["metadata"]["resourceVersion"];
             let patch = json!({"metadata": {"resourceVersion": version}, "spec": spec});
             api.merge(&format!("{NODES}/{name}"), &patch).await
         }
-        _ => return Ok(true),
     };
     match result {
         Err(error) if error.code() == Some(409) => Ok(false),
@@ -108,9 +108,8 @@ async fn has_default_account(api: &Api) -> Result<bool, ApiError> {
 
 /// The first node's networks of a cluster's (`10.244.0.0/16,fd01::/48`), one per family.
 fn first_networks(pod_cidr: &str) -> Vec<String> {
-    let networks = pod_cidr.split(',').filter_map(network);
-    let first = networks.filter_map(|pods| {
-        let prefix = if pods.addr().is_ipv4() { NODE_PREFIXES.0 } else { NODE_PREFIXES.1 };
+    let first = networks(pod_cidr).filter_map(|pods| {
+        let prefix = node_prefix(pods.addr().is_ipv4());
         IpNet::new(pods.network(), prefix.max(pods.prefix_len())).ok()
     });
     first.map(|network| network.to_string()).collect()
@@ -141,7 +140,7 @@ async fn masquerade_pods(facts: &Facts, cidrs: &[String]) {
         return;
     }
     let own: Vec<IpNet> = cidrs.iter().filter_map(|cidr| network(cidr)).collect();
-    let all: Vec<IpNet> = facts.cluster.pod_cidr.split(',').filter_map(network).collect();
+    let all: Vec<IpNet> = networks(&facts.cluster.pod_cidr).collect();
     if let Err(error) = masquerade::set(&own, &all).await {
         say(format!("pod network: masquerading: {error}"));
     }

@@ -29,6 +29,11 @@ pub fn network(text: &str) -> Option<IpNet> {
     text.trim().parse().ok().filter(|network: &IpNet| *network == network.trunc())
 }
 
+/// Networks divided by commas, as the cluster definition has them.
+pub fn networks(text: &str) -> impl Iterator<Item = IpNet> {
+    text.split(',').filter_map(network)
+}
+
 /// Calls `each` with the nodes there are: at first, after every change of an address or a pod CIDR, and
 /// every `period`. Returns when the API wants the list read anew.
 pub async fn follow(api: &Api, period: Duration, mut each: impl AsyncFnMut(&Nodes)) -> Result<(), ApiError> {

@@ -5,7 +5,7 @@
 use crate::api::{Api, ApiError};
 use crate::machine::say;
 use crate::netlink::{self, CREATE, Netlink, REPLACE};
-use crate::nodes::{self, Nodes, network};
+use crate::nodes::{self, Nodes, networks};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -70,7 +70,7 @@ pub fn plan(wanted: &BTreeSet<Route>, found: &BTreeSet<Route>) -> Plan {
 /// Follows the Node objects and keeps the kernel's routes like them, until the API wants the list read
 /// anew. `pod_cidr`: the cluster's, several divided by commas.
 pub async fn keep(api: &Api, own_name: &str, pod_cidr: &str) -> Result<(), ApiError> {
-    let pods: Vec<IpNet> = pod_cidr.split(',').filter_map(network).collect();
+    let pods: Vec<IpNet> = networks(pod_cidr).collect();
     let mut failures = Failures::new();
     nodes::follow(api, LOOK, async |nodes| {
         failures = apply(&wanted(nodes, own_name, &pods), std::mem::take(&mut failures));
@@ -164,6 +164,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::netlink::tests::{in_a_namespace, ip};
+    use crate::nodes::network;
     use crate::nodes::tests::node;
     use proptest::prelude::*;
 

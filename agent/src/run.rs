@@ -102,13 +102,14 @@ async fn with_authorities(root: &Path, facts: &Facts, status: &Status) -> Result
             return Err(RunError::NoAuthorities);
         }
         status.phase("joining the cluster");
-        match handover::receive(facts, root, OffsetDateTime::now_utc()).await {
-            Ok(cluster) => seal(facts, cluster).await,
-            Err(error) => {
-                status.phase(&error.to_string());
-                tokio::time::sleep(PAUSE).await;
+        let cluster = loop {
+            match handover::receive(facts, root, OffsetDateTime::now_utc()).await {
+                Ok(cluster) => break cluster,
+                Err(error) => status.phase(&error.to_string()),
             }
-        }
+            tokio::time::sleep(PAUSE).await;
+        };
+        seal(facts, cluster).await;
     }
 }
 

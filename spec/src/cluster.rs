@@ -84,6 +84,11 @@ impl Role {
     }
 }
 
+/// Prefix of a node's share of the pods' network, as kube-controller-manager cuts it.
+pub const fn node_prefix(is_ipv4: bool) -> u8 {
+    if is_ipv4 { 24 } else { 64 }
+}
+
 /// BGP (RFC 4271) between the machines, and with the site's routers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

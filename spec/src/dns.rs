@@ -61,17 +61,6 @@ pub enum Policy {
     Random,
 }
 
-impl Policy {
-    /// As the Corefile has it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Policy::RoundRobin => "round_robin",
-            Policy::Sequential => "sequential",
-            Policy::Random => "random",
-        }
-    }
-}
-
 /// A domain of the site's own, from a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

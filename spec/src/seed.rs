@@ -45,7 +45,8 @@ pub mod files {
     pub const PKI_DIR: &str = "pki";
     pub const SERVICE_ACCOUNT_KEY: &str = "pki/service-account.key";
     pub const SERVICE_ACCOUNT_PUBLIC: &str = "pki/service-account.pub";
-    /// A node's join credential, or that of a master that joins a cluster which is there: a client certificate of the `machine` authority (`agent::organization::JOIN`).
+    /// The join credential of a node, or of a master that joins a cluster which is there: a client certificate
+    /// of the `machine` authority (`agent::organization::JOIN`).
     pub const JOIN_CERTIFICATE: &str = "pki/join.crt";
     pub const JOIN_KEY: &str = "pki/join.key";
     /// The definition's own manifests, on masters.

@@ -9,12 +9,11 @@ use crate::facts::{Facts, under};
 use crate::grpc::GrpcError;
 use crate::machine::{Status, ask_init, say};
 use crate::peers::{PeerError, Peers};
-use crate::{files, render};
+use crate::{files, hex, render};
 use joining::{
     Admission, Decision, Definition, Etcd, Forming, Health, Holds, JoinRequest, MemberAction, MemberId, Orders, Own,
     Plan, Reason, Report, Reports, Run, Standing, Start, Write, decide, membership,
 };
-use ring::rand::{SecureRandom, SystemRandom};
 use spec::agent::{EtcdMember, path};
 use spec::cluster::{Cluster, Machine};
 use spec::status::{ETCD_HEALTHY, ETCD_WAITING, InitStatus, Request, Response};
@@ -201,7 +200,7 @@ impl Member {
     /// Carries out decisions until one of them takes time; the pause until the next round.
     async fn act(&self) -> Duration {
         loop {
-            let Some(candidate) = random_id() else {
+            let Some(candidate) = hex::random::<8>() else {
                 self.tell("the system gives no random bytes");
                 return BUSY;
             };
@@ -559,13 +558,6 @@ fn describe_action(action: &MemberAction) -> String {
 
 fn names<'a>(names: impl Iterator<Item = &'a String>) -> String {
     names.map(String::as_str).collect::<Vec<_>>().join(", ")
-}
-
-/// 64 random bits in hexadecimal.
-fn random_id() -> Option<String> {
-    let mut bytes = [0; 8];
-    SystemRandom::new().fill(&mut bytes).ok()?;
-    Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Waits for all of them at once.

@@ -4,6 +4,7 @@
 use super::{Flags, note};
 use crate::facts::{Facts, under};
 use crate::files::{self, FileError};
+use crate::hex;
 use sha2::{Digest, Sha256};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -66,7 +67,7 @@ pub fn finish(root: &Path, digest: &str) -> Result<(), RestoreError> {
             count => hash.update(&buffer[..count]),
         }
     }
-    let found: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let found = hex::text(&hash.finalize());
     if found != digest {
         std::fs::remove_file(&part).map_err(at(&part))?;
         return Err(RestoreError::Digest { found, wanted: digest.into() });
@@ -131,20 +132,16 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn digest(bytes: &[u8]) -> String {
-        Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-
     #[test]
     fn pieces_in_any_order_make_a_snapshot_and_a_wrong_one_is_thrown_away() {
         let root = tempfile::tempdir().unwrap();
-        let name = digest(b"snapshot");
+        let name = hex::sha256(b"snapshot");
         write_piece(root.path(), &name, 4, b"shot").unwrap();
         write_piece(root.path(), &name, 0, b"snap").unwrap();
         assert!(!path(root.path(), &name).unwrap().exists());
         finish(root.path(), &name).unwrap();
         assert!(path(root.path(), &name).unwrap().exists());
-        let other = digest(b"other");
+        let other = hex::sha256(b"other");
         write_piece(root.path(), &other, 0, b"cut").unwrap();
         assert!(matches!(finish(root.path(), &other), Err(RestoreError::Digest { .. })));
         assert!(!path(root.path(), &other).is_ok_and(|path| path.exists()));

@@ -12,8 +12,8 @@ use std::path::Path;
 use time::OffsetDateTime;
 
 /// Makes the image file or stick `image` that of `machine`. Nothing of the seed before stays on it:
-/// that was another machine's secret. `with_keys`: a master's carries the authorities' keys in any case. Cut off in between, the image has no seed, and the command
-/// can be given again.
+/// that was another machine's secret. Cut off in between, the image has no seed, and the command
+/// can be given again. `with_keys`: a master's carries the authorities' keys in any case.
 ///
 /// # Errors
 /// Bad input when the definition has no such machine, the file is none of our images, or its last seed

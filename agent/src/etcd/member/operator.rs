@@ -1,10 +1,11 @@
 //! What operators ask this master's etcd: who its members are, whether the cluster can do without
 //! this machine, and orders.
 
-use super::{Member, all, names, random_id};
+use super::{Member, all, names};
 use crate::etcd::client;
 use crate::facts::under;
 use crate::files;
+use crate::hex;
 use crate::machine::say;
 use joining::{Etcd, New, Order, Orders, Reason};
 use spec::agent::{AgentStatus, EtcdHealth, EtcdMember, path};
@@ -91,7 +92,7 @@ impl Member {
     /// Why it cannot be given, for the operator.
     pub fn order(&self, operator: &str, without: BTreeSet<String>, new: Option<New>) -> Result<Order, Reason> {
         let unusable = |why: String| Reason::StateUnavailable { why };
-        let random = || random_id().ok_or_else(|| unusable("the system gives no random bytes".into()));
+        let random = || hex::random::<8>().ok_or_else(|| unusable("the system gives no random bytes".into()));
         let own = self.own(random()?);
         let order = Order::issue(&own, &self.definition, &self.reports.borrow(), random()?, without, new)?;
         write_order(&self.root, &order).map_err(|error| unusable(error.to_string()))?;

@@ -20,10 +20,7 @@ pub(super) fn host_bits(net: &IpNet) -> u8 {
 
 /// Prefix of a node's share of the pods' network, as kube-controller-manager cuts it.
 pub(super) const fn node_prefix(pods: &IpNet) -> u8 {
-    match pods {
-        IpNet::V4(_) => 24,
-        IpNet::V6(_) => 64,
-    }
+    spec::cluster::node_prefix(matches!(pods, IpNet::V4(_)))
 }
 
 /// A network without host bits.
