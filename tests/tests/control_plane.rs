@@ -411,7 +411,8 @@ fn requests_are_judged(machine: &Machine) {
 
 fn the_own_node_is_followed(machine: &Machine) {
     machine.write("/tmp/node.yaml", "apiVersion: v1\nkind: Node\nmetadata: {name: m1}\n");
-    machine.kubectl("create -f /tmp/node.yaml");
+    // As kubelet does, whether or not the agent has made it already.
+    machine.kubectl("apply -f /tmp/node.yaml");
     machine.wait("the pods' network", |machine| {
         let text =
             std::fs::read_to_string(machine.path(&format!("{}/10-imgbuild.conflist", paths::CNI_CONFIG_DIR))).ok()?;

@@ -86,10 +86,10 @@ fn a_node_gets_credentials_in_its_own_name_and_in_no_other() {
 fn a_second_machine_with_the_same_credential_waits_for_an_operator() {
     story("native-stolen-credential", |lab| {
         let room = Room::new()?;
-        let (cluster, master, mut node) = joined(lab, &room)?;
+        let (_cluster, master, mut node) = joined(lab, &room)?;
         master.kubectl("get configmap -n kube-system imgbuild-joined-n1")?;
         // The same seed on another disk.
-        node.wipe(&cluster)?;
+        node.lose_state()?;
         node.power_on(&["agent"])?;
         node.eventually("the reason", || {
             let phase = node.phase()?;
