@@ -155,6 +155,14 @@ impl Api {
         self.json("PUT", path, "application/json", Bytes::from(value.to_string())).await
     }
 
+    /// Takes an object away; one that is not there is no error.
+    pub async fn delete(&self, path: &str) -> Result<(), ApiError> {
+        match self.json("DELETE", path, "application/json", Bytes::new()).await {
+            Err(error) if error.code() != Some(404) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// JSON merge patch (RFC 7386).
     pub async fn merge(&self, path: &str, patch: &Value) -> Result<Value, ApiError> {
         self.json("PATCH", path, "application/merge-patch+json", Bytes::from(patch.to_string())).await

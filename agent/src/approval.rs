@@ -84,13 +84,13 @@ pub fn judge(asked: &Asked, cluster: &Cluster, node: Option<&Value>) -> Verdict 
     if request.is_authority || request.other_names {
         return Verdict::Deny("it asks for more than names and addresses".into());
     }
-    let Some(machine) = cluster.machines.iter().find(|machine| machine.name == name) else {
+    let Some(machine) = cluster.machine(name) else {
         return Verdict::Leave(format!("the cluster definition lists no machine {name}"));
     };
     if asked.signer == SERVING {
-        judge_serving(asked, request, name, machine, node)
+        judge_serving(asked, request, name, &machine, node)
     } else {
-        judge_client(asked, request, name, machine, node)
+        judge_client(asked, request, name, &machine, node)
     }
 }
 

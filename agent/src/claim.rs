@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-const COLLECTION: &str = "/api/v1/namespaces/kube-system/configmaps";
+pub const COLLECTION: &str = "/api/v1/namespaces/kube-system/configmaps";
 /// A claim to a name whose machine never registered a node is given up after this many seconds.
 const CLAIM_SECONDS: i64 = 900;
 
@@ -21,7 +21,7 @@ pub async fn take(api: &Api, caller: &Caller, key: &[u8]) -> Result<(), String> 
     let key = hex::sha256(key);
     let name = &caller.name;
     let unknown = |error: ApiError| format!("the cluster's API does not answer yet: {error}");
-    let path = format!("{COLLECTION}/imgbuild-joined-{name}");
+    let path = path(name);
     let found = api.find(&path).await.map_err(unknown)?;
     let node = api.find(&format!("/api/v1/nodes/{name}")).await.map_err(unknown)?;
     let now = OffsetDateTime::now_utc().unix_timestamp();
@@ -30,22 +30,44 @@ pub async fn take(api: &Api, caller: &Caller, key: &[u8]) -> Result<(), String> 
         Claim::New => Value::Null,
         Claim::Replace(version) => version,
     };
+    match write(api, name, &key, version).await {
+        Ok(()) => Ok(()),
+        Err(error) if error.code() == Some(409) => Err(format!("another machine asks as {name} at the same time")),
+        Err(error) => Err(unknown(error)),
+    }
+}
+
+fn path(name: &str) -> String {
+    format!("{COLLECTION}/imgbuild-joined-{name}")
+}
+
+/// The SHA-256 of the key that a name belongs to.
+pub async fn holder(api: &Api, name: &str) -> Result<Option<String>, ApiError> {
+    let record = api.find(&path(name)).await?;
+    Ok(record.and_then(|record| record["data"]["key"].as_str().map(str::to_owned)))
+}
+
+/// Gives a name to the key of this SHA-256, whoever had it before.
+pub async fn give(api: &Api, name: &str, key: &str) -> Result<(), ApiError> {
+    let record = api.find(&path(name)).await?;
+    let version = record.map_or(Value::Null, |record| record["metadata"]["resourceVersion"].clone());
+    write(api, name, key, version).await
+}
+
+/// `version`: of the record that is replaced.
+async fn write(api: &Api, name: &str, key: &str, version: Value) -> Result<(), ApiError> {
     let mut record = json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": format!("imgbuild-joined-{name}"), "namespace": "kube-system"},
-        "data": {"key": key, "at": now.to_string()},
+        "data": {"key": key, "at": OffsetDateTime::now_utc().unix_timestamp().to_string()},
     });
     let outcome = if version.is_null() {
         api.post(COLLECTION, &record).await
     } else {
         record["metadata"]["resourceVersion"] = version;
-        api.put(&path, &record).await
+        api.put(&path(name), &record).await
     };
-    match outcome {
-        Ok(_) => Ok(()),
-        Err(error) if error.code() == Some(409) => Err(format!("another machine asks as {name} at the same time")),
-        Err(error) => Err(unknown(error)),
-    }
+    outcome.map(drop)
 }
 
 #[derive(Debug, PartialEq)]

@@ -47,10 +47,10 @@ impl Round {
 }
 
 /// Names or addresses of the servers: the machine's in the definition, else the cluster's, else DHCP's.
-fn servers(facts: &Facts) -> &[String] {
-    let own = facts.machine().map(|machine| &machine.network.ntp);
-    let mut given = own.into_iter().chain([&facts.cluster.ntp]);
-    given.find(|servers| !servers.is_empty()).unwrap_or(&facts.identity.ntp)
+fn servers(facts: &Facts) -> Vec<String> {
+    let own = facts.machine().map(|machine| machine.network.ntp.clone());
+    let mut given = own.into_iter().chain([facts.cluster.ntp.clone()]);
+    given.find(|servers| !servers.is_empty()).unwrap_or_else(|| facts.identity.ntp.clone())
 }
 
 /// One round, cut off after a second. Used once, before certificates are judged.
@@ -94,7 +94,7 @@ async fn round(facts: &Facts) -> Round {
     }
     let resolvers = files::read(Path::new("/etc/resolv.conf")).map(|text| dns::servers(&text)).unwrap_or_default();
     for name in names {
-        let addresses = match dns::resolve(name, &resolvers, ANSWER_WAIT).await {
+        let addresses = match dns::resolve(&name, &resolvers, ANSWER_WAIT).await {
             Ok(addresses) => addresses,
             Err(error) => {
                 say(format!("clock: {name}: {error}"));

@@ -6,6 +6,7 @@ use pki::Secrets;
 use spec::cluster::{Cluster, Identity, Machine, Role};
 use spec::image::Image;
 use spec::{paths, seed};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -53,13 +54,12 @@ impl Facts {
 
     /// This machine's entry in the cluster definition: by name, else the only one without a MAC
     /// address or serial number that has the role.
-    pub fn machine(&self) -> Option<&Machine> {
-        self.cluster.machines.iter().find(|machine| machine.name == self.identity.name).or_else(|| {
-            self.cluster
-                .machines
-                .iter()
-                .find(|machine| machine.role == self.identity.role && machine.mac.is_none() && machine.serial.is_none())
-        })
+    pub fn machine(&self) -> Option<Cow<'_, Machine>> {
+        let open = |machine: &&Machine| {
+            machine.role == self.identity.role && machine.mac.is_none() && machine.serial.is_none()
+        };
+        let only = || self.cluster.machines.iter().find(open).map(Cow::Borrowed);
+        self.cluster.machine(&self.identity.name).or_else(only)
     }
 
     pub fn is_master(&self) -> bool {

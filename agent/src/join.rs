@@ -4,12 +4,12 @@
 
 use crate::api::Api;
 use crate::certificates::CertificateError;
-use crate::claim;
 use crate::facts::{Facts, under};
 use crate::files::{self, FileError, NewFile};
 use crate::http::{self, HttpError};
 use crate::peers::{PeerError, Peers};
 use crate::server::{Answer, Caller};
+use crate::{claim, pending};
 use hyper::StatusCode;
 use pki::{AuthorityName, Credential, LEAF_LIFE, RequestPolicy, Usage};
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,7 @@ use spec::agent::{
 };
 use spec::cluster::{Machine, Role};
 use spec::{paths, ports, seed};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::path::Path;
@@ -171,7 +172,7 @@ pub async fn ensure(facts: &Facts, root: &Path, now: OffsetDateTime) -> Result<O
     }
     files::write(&pending_path, serde_json::to_string(&pending).unwrap_or_default(), 0o600, true)?;
     let requests = pending.requests.iter().map(|(credential, (request, _))| (*credential, request.clone())).collect();
-    let question = JoinQuestion { version: VERSION, requests };
+    let question = JoinQuestion { version: VERSION, name: name.clone(), requests };
     let answer: JoinAnswer = Peers::new(facts, tls(facts, root, now)?).ask_any(path::JOIN, &question).await?;
     let mut new = Vec::new();
     for (credential, (_, key)) in &pending.requests {
@@ -219,11 +220,15 @@ pub async fn answer(facts: &Facts, api: &Api, cluster: Option<String>, caller: &
         Ok(question) => question,
         Err(error) => return refuse(StatusCode::BAD_REQUEST, format!("no question of a node: {error}")),
     };
-    if let Err(reason) = may_ask(facts, caller, &question) {
+    let caller = match pending::caller(facts, caller, &question.name) {
+        Ok(caller) => caller,
+        Err(reason) => return refuse(StatusCode::FORBIDDEN, reason),
+    };
+    if let Err(reason) = may_ask(facts, &caller, &question) {
         return refuse(StatusCode::FORBIDDEN, reason);
     }
-    if caller.organization == organization::JOIN
-        && let Err(reason) = claim(api, caller, &question).await
+    if caller.organization != organization::NODE
+        && let Err(reason) = claim(api, &facts.cluster.name, &caller, &question).await
     {
         return refuse(StatusCode::CONFLICT, reason);
     }
@@ -234,16 +239,19 @@ pub async fn answer(facts: &Facts, api: &Api, cluster: Option<String>, caller: &
 }
 
 /// The name belongs to the key of the machine's own certificate.
-async fn claim(api: &Api, caller: &Caller, question: &JoinQuestion) -> Result<(), String> {
+async fn claim(api: &Api, cluster: &str, caller: &Caller, question: &JoinQuestion) -> Result<(), String> {
     let request =
         question.requests.get(&NodeCredential::Machine).ok_or("the request of the machine's certificate is missing")?;
     let asked = pki::inspect_request(&caller.name, request.as_bytes()).map_err(|error| error.to_string())?;
-    claim::take(api, caller, &asked.public_key).await
+    match caller.organization.as_str() {
+        organization::PENDING => pending::take(api, cluster, caller, &asked.public_key).await,
+        _ => claim::take(api, caller, &asked.public_key).await,
+    }
 }
 
 /// Whether the machine of this certificate may be given these credentials.
 fn may_ask(facts: &Facts, caller: &Caller, question: &JoinQuestion) -> Result<(), String> {
-    if ![organization::JOIN, organization::NODE].contains(&caller.organization.as_str()) {
+    if ![organization::JOIN, organization::PENDING, organization::NODE].contains(&caller.organization.as_str()) {
         return Err(format!("{} ({}) is no node and has no join credential", caller.name, caller.organization));
     }
     match asking(facts, caller, question.version)? {
@@ -253,11 +261,11 @@ fn may_ask(facts: &Facts, caller: &Caller, question: &JoinQuestion) -> Result<()
 }
 
 /// The caller in the cluster definition, who asks with this version of a question.
-pub fn asking<'a>(facts: &'a Facts, caller: &Caller, version: u32) -> Result<&'a Machine, String> {
+pub fn asking<'a>(facts: &'a Facts, caller: &Caller, version: u32) -> Result<Cow<'a, Machine>, String> {
     if version != VERSION {
         return Err(format!("version {version} of the question, {VERSION} is wanted"));
     }
-    let listed = facts.cluster.machines.iter().find(|machine| machine.name == caller.name);
+    let listed = facts.cluster.machine(&caller.name);
     listed.ok_or_else(|| format!("the cluster definition lists no machine {}", caller.name))
 }
 
@@ -302,7 +310,11 @@ mod tests {
             let (_, wanted) = policy(credential, name);
             pki::signing_request(&wanted.common_name, wanted.organization.as_deref(), &wanted.names, &[]).unwrap().0
         };
-        JoinQuestion { version: VERSION, requests: ALL.map(|credential| (credential, request(credential))).into() }
+        JoinQuestion {
+            version: VERSION,
+            name: name.into(),
+            requests: ALL.map(|credential| (credential, request(credential))).into(),
+        }
     }
 
     #[test]

@@ -32,6 +32,7 @@ mod node;
 mod node_api;
 mod nodes;
 mod peers;
+mod pending;
 mod render;
 mod routes;
 mod run;

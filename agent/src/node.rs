@@ -54,9 +54,9 @@ pub async fn define(api: &Api, cluster: &Cluster) -> Result<(), ApiError> {
 
 async fn define_one(api: &Api, cluster: &Cluster, node: &Value) -> Result<(), ApiError> {
     let name = node.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
-    let Some(machine) = cluster.machines.iter().find(|machine| machine.name == name) else { return Ok(()) };
-    label(api, machine, node).await?;
-    add_taints(api, cluster, machine, node).await
+    let Some(machine) = cluster.machine(name) else { return Ok(()) };
+    label(api, &machine, node).await?;
+    add_taints(api, cluster, &machine, node).await
 }
 
 /// Gives the only master of a new cluster what the node and its first pods wait for, so that they need not
@@ -307,7 +307,7 @@ mod tests {
     #[test]
     fn a_master_carries_its_role_and_the_definitions_labels() {
         let facts = example(time::OffsetDateTime::from_unix_timestamp(1_795_000_000).unwrap());
-        let labels = wanted_labels(facts.machine().unwrap());
+        let labels = wanted_labels(&facts.machine().unwrap());
         assert_eq!((&labels[CONTROL_PLANE], &labels["cpu"]), (&json!(""), &json!("high")));
     }
 

@@ -74,13 +74,16 @@ impl Peers {
     /// The same of whichever master answers first, in the order of their names.
     ///
     /// # Errors
-    /// The last one's refusal.
+    /// The last one's refusal, else why the last one did not answer.
     pub async fn ask_any<Q: Serialize, A: DeserializeOwned>(&self, path: &str, question: &Q) -> Result<A, PeerError> {
         let mut last = PeerError::Alone;
         for name in self.names() {
             match self.post(name, path, question).await {
                 Ok(answer) => return Ok(answer),
-                Err(error) => last = error,
+                // What one has to say is worth more than another's silence.
+                Err(error) if !matches!(last, PeerError::Refused { .. }) => last = error,
+                Err(error @ PeerError::Refused { .. }) => last = error,
+                Err(_) => {}
             }
         }
         Err(last)

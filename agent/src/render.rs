@@ -161,8 +161,10 @@ fn values(facts: &Facts) -> Result<Value, RenderError> {
     let addresses = facts.addresses();
     let address = addresses.first().map(ToString::to_string).unwrap_or_default();
     let machine = facts.machine();
-    let mut taints: Vec<BTreeMap<&'static str, String>> =
-        machine.map(|machine| machine.taints.iter().filter_map(|text| taint(text)).collect()).unwrap_or_default();
+    let mut taints: Vec<BTreeMap<&'static str, String>> = machine
+        .as_ref()
+        .map(|machine| machine.taints.iter().filter_map(|text| taint(text)).collect())
+        .unwrap_or_default();
     if facts.is_master() && !facts.cluster.schedulable_masters {
         taints.extend(taint("node-role.kubernetes.io/control-plane:NoSchedule"));
     }

@@ -459,12 +459,12 @@ async fn again<F: Future<Output = Result<(), crate::api::ApiError>>>(what: &str,
 async fn keep_network(facts: &Facts, api: &Api) {
     let (name, cluster) = (&facts.identity.name, &facts.cluster);
     let routes = async {
-        if cluster.network == NetworkChoice::KubeProxy && cluster.machines.len() > 1 {
+        if cluster.network == NetworkChoice::KubeProxy && cluster.has_several() {
             again("routes", || routes::keep(api, name, &cluster.pod_cidr)).await;
         }
     };
     let firewall = async {
-        if cluster.network == NetworkChoice::KubeRouter || cluster.machines.len() > 1 {
+        if cluster.network == NetworkChoice::KubeRouter || cluster.has_several() {
             again("firewall", || members::keep(api, cluster)).await;
         }
     };

@@ -2,6 +2,7 @@
 //! it proves nothing, and nothing is granted on its word.
 
 use spec::cluster::{Cluster, Machine, Role};
+use std::borrow::Cow;
 use std::fmt::Write;
 
 /// What the hardware and the seed say.
@@ -15,14 +16,14 @@ pub struct Signs {
     pub serial: Option<String>,
 }
 
-/// Finds the machine: by name, by MAC address, by serial, or as the only one of its role that asks
-/// for neither.
+/// Finds the machine: by name, by MAC address, by serial, as the only one of its role that asks for
+/// neither, or as one of the nodes that need not be listed.
 ///
 /// # Errors
 /// Why none fits: what this machine has, and what the definition wants.
-pub fn find<'a>(cluster: &'a Cluster, role: Role, signs: &Signs) -> Result<&'a Machine, String> {
+pub fn find<'a>(cluster: &'a Cluster, role: Role, signs: &Signs) -> Result<Cow<'a, Machine>, String> {
     if let Some(name) = &signs.name {
-        let found = cluster.machines.iter().find(|machine| machine.name == *name);
+        let found = cluster.machine(name);
         let found = found.ok_or_else(|| {
             format!("the seed says `{name}`, and cluster `{}` has no machine of that name", cluster.name)
         })?;
@@ -33,7 +34,7 @@ pub fn find<'a>(cluster: &'a Cluster, role: Role, signs: &Signs) -> Result<&'a M
     let matched: Vec<&Machine> =
         cluster.machines.iter().filter(|machine| by_mac(machine) || by_serial(machine)).collect();
     match matched.as_slice() {
-        [machine] => return fitting(machine, role),
+        [machine] => return fitting(Cow::Borrowed(*machine), role),
         [] => {}
         several => {
             let names: Vec<&str> = several.iter().map(|machine| machine.name.as_str()).collect();
@@ -46,17 +47,24 @@ pub fn find<'a>(cluster: &'a Cluster, role: Role, signs: &Signs) -> Result<&'a M
         .filter(|machine| machine.role == role && machine.mac.is_none() && machine.serial.is_none())
         .collect();
     match open.as_slice() {
-        [machine] => Ok(machine),
+        [machine] => Ok(Cow::Borrowed(machine)),
+        _ if role == Role::Node && cluster.any_node.is_some() => any_node(cluster, signs),
         _ => Err(explain(cluster, role, signs)),
     }
 }
 
 /// Waiting for another network card could help: nothing else decides.
 pub fn may_need_cards(cluster: &Cluster, signs: &Signs) -> bool {
-    signs.name.is_none() && cluster.machines.iter().any(|machine| machine.mac.is_some())
+    signs.name.is_none() && (cluster.any_node.is_some() || cluster.machines.iter().any(|machine| machine.mac.is_some()))
 }
 
-fn fitting(machine: &Machine, role: Role) -> Result<&Machine, String> {
+fn any_node<'a>(cluster: &'a Cluster, signs: &Signs) -> Result<Cow<'a, Machine>, String> {
+    let mac = signs.macs.iter().min().ok_or("a node that the cluster definition does not list needs a network card")?;
+    let name = cluster.any_node.as_ref().map(|any| any.name(mac)).unwrap_or_default();
+    cluster.machine(&name).ok_or_else(|| format!("{name:?} is no name of a node"))
+}
+
+fn fitting(machine: Cow<'_, Machine>, role: Role) -> Result<Cow<'_, Machine>, String> {
     if machine.role == role {
         Ok(machine)
     } else {
@@ -126,6 +134,23 @@ mod tests {
         );
         assert_eq!(found(Signs { serial: Some("S2".into()), ..signs() }, Role::Master).as_deref(), Ok("m2"));
         assert_eq!(found(signs(), Role::Node).as_deref(), Ok("n1"));
+    }
+
+    #[test]
+    fn a_node_need_not_be_listed() {
+        let cluster = cluster(
+            &format!("{THREE}[any-node]\nprefix = \"rack7-\"\nlabels = {{ room = \"2\" }}\n")
+                .replace("role = \"node\"", "role = \"node\"\nserial = \"S9\""),
+        );
+        let macs = vec!["52:54:00:00:00:0d".into(), "52:54:00:00:00:0c".into()];
+        let signs = Signs { macs, ..Signs::default() };
+        let found = find(&cluster, Role::Node, &signs).unwrap();
+        assert_eq!((found.name.as_str(), found.labels["room"].as_str()), ("rack7-52540000000c", "2"));
+        assert!(may_need_cards(&cluster, &signs));
+        let listed = Signs { serial: Some("S9".into()), ..signs.clone() };
+        assert_eq!(find(&cluster, Role::Node, &listed).unwrap().name, "n1");
+        find(&cluster, Role::Master, &signs).unwrap_err();
+        find(&cluster, Role::Node, &Signs::default()).unwrap_err();
     }
 
     #[test]

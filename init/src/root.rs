@@ -212,7 +212,7 @@ impl Life {
             let patient = !left.is_zero() && identity::may_need_cards(&cluster, &signs);
             match identity::find(&cluster, role, &signs) {
                 // A machine that fits by asking for nothing may still be found by a card that comes.
-                Ok(machine) if !patient || machine.mac.is_some() => break machine.clone(),
+                Ok(machine) if !patient || machine.mac.is_some() => break machine.into_owned(),
                 Err(reason) if !patient => {
                     return Err(Failure::hold(
                         "this machine is not in the cluster definition",

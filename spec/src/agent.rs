@@ -21,6 +21,9 @@ pub mod organization {
     /// The join credential in a seed: good for `path::JOIN` (a node's) or `path::HANDOVER` (a master's)
     /// alone, in the name of its CN.
     pub const JOIN: &str = "imgbuild:join";
+    /// The join credential in a seed for nodes that the definition does not list: good for `path::JOIN` alone,
+    /// once an operator has approved the key that is asked with.
+    pub const PENDING: &str = "imgbuild:pending";
     /// People: what they may read, do to one machine, and do to the cluster.
     pub const READER: &str = "imgbuild:reader";
     pub const OPERATOR: &str = "imgbuild:operator";
@@ -35,6 +38,10 @@ pub mod path {
     pub const LEARNER: &str = "/v1/etcd/learner";
     /// POST, join credential or node: `JoinQuestion`, answered by `JoinAnswer`.
     pub const JOIN: &str = "/v1/join";
+    /// GET, readers, masters alone have it: a list of `PendingMachine`.
+    pub const PENDING: &str = "/v1/pending";
+    /// POST, operators, masters alone have it: `ApproveRequest`, answered by `Accepted`, or by why not (409).
+    pub const APPROVE: &str = "/v1/approve";
     /// POST, join credential of a master: `HandoverQuestion`, answered by `HandoverAnswer`.
     pub const HANDOVER: &str = "/v1/handover";
     /// GET, anyone but who only joins: `AgentStatus`.
@@ -117,6 +124,9 @@ pub fn node_agent_user(name: &str) -> String {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct JoinQuestion {
     pub version: u32,
+    /// Who asks, which only a credential that is bound to no name leaves open.
+    #[serde(default)]
+    pub name: String,
     pub requests: BTreeMap<NodeCredential, String>,
 }
 

@@ -3,6 +3,7 @@
 
 use crate::dns::DnsServer;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -52,6 +53,54 @@ pub struct Cluster {
     pub manifests: Vec<String>,
     #[serde(default, rename = "machine")]
     pub machines: Vec<Machine>,
+    /// Nodes that no `[[machine]]` names: one stick for all of them. Each waits until an operator approves its key.
+    #[serde(default)]
+    pub any_node: Option<AnyNode>,
+}
+
+/// What a node gets that the definition does not list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct AnyNode {
+    /// Of its name, which ends with the lowest MAC address of its cards: `rack7-` makes `rack7-525400123456`.
+    pub prefix: String,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// `key=value:Effect`
+    #[serde(default)]
+    pub taints: Vec<String>,
+}
+
+/// Hexadecimal digits of a MAC address.
+const MAC_DIGITS: usize = 12;
+
+impl AnyNode {
+    /// Longest prefix, so that the name is a DNS label.
+    pub const LONGEST_PREFIX: usize = 63 - MAC_DIGITS;
+
+    /// The name of the machine with this MAC address, `52:54:00:12:34:56`.
+    pub fn name(&self, mac: &str) -> String {
+        format!("{}{}", self.prefix, mac.replace(':', "").to_lowercase())
+    }
+
+    fn has(&self, name: &str) -> bool {
+        let digits = name.strip_prefix(&self.prefix).unwrap_or_default();
+        digits.len() == MAC_DIGITS && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    }
+
+    fn machine(&self, name: &str) -> Machine {
+        Machine {
+            name: name.to_owned(),
+            role: Role::Node,
+            mac: None,
+            serial: None,
+            network: MachineNetwork::default(),
+            labels: self.labels.clone(),
+            taints: self.taints.clone(),
+            state_disk: None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -199,6 +248,20 @@ impl Cluster {
     /// The definition's masters, in its order.
     pub fn masters(&self) -> impl Iterator<Item = &Machine> {
         self.machines.iter().filter(|machine| machine.role == Role::Master)
+    }
+
+    /// The machine of this name: one that is listed, or a node that `any-node` makes room for.
+    pub fn machine(&self, name: &str) -> Option<Cow<'_, Machine>> {
+        let listed = self.machines.iter().find(|machine| machine.name == name).map(Cow::Borrowed);
+        listed.or_else(|| {
+            let any = self.any_node.as_ref().filter(|any| any.has(name))?;
+            Some(Cow::Owned(any.machine(name)))
+        })
+    }
+
+    /// Whether there is, or may be, more than one machine.
+    pub fn has_several(&self) -> bool {
+        self.machines.len() > 1 || self.any_node.is_some()
     }
 }
 

@@ -1,7 +1,8 @@
 //! A cluster definition of a story's own, and the seeds that come out of it.
 
 use crate::{Failure, Lab, Result};
-use imgbuild::cluster::{ADMIN_KUBECONFIG, DEFINITION_FILE, Definition, NewCluster, create, seed_files};
+use imgbuild::cluster::{ADMIN_KUBECONFIG, Access, DEFINITION_FILE, Definition, NewCluster};
+use imgbuild::cluster::{create, seed_files, user_kubeconfig};
 use imgbuild::project::Project;
 use spec::cluster::Role;
 use std::path::PathBuf;
@@ -33,17 +34,27 @@ impl StoryCluster {
         let project = Project { root: work.clone(), cache: work.join("cache"), work };
         let now = OffsetDateTime::now_utc();
         let folder = create(&project, &NewCluster::single(NAME), now).map_err(Failure::builder)?;
-        let path = folder.join(DEFINITION_FILE);
-        std::fs::write(&path, format!("name = {NAME:?}\n{machines}")).map_err(Failure::file(&path, "write"))?;
         for (name, text) in files {
             let path = folder.join(name);
             std::fs::write(&path, text).map_err(Failure::file(&path, "write"))?;
         }
         let definition = Definition::read(&folder, NAME).map_err(Failure::builder)?;
-        let problems = definition.check(now).problems;
-        match imgbuild::error::Error::of_problems(NAME, problems) {
+        let mut cluster = StoryCluster { definition };
+        cluster.redefine(machines)?;
+        Ok(cluster)
+    }
+
+    /// Other `[[machine]]` tables from now on.
+    ///
+    /// # Errors
+    /// The definition is not sound.
+    pub fn redefine(&mut self, machines: &str) -> Result {
+        let path = self.definition.folder.join(DEFINITION_FILE);
+        std::fs::write(&path, format!("name = {NAME:?}\n{machines}")).map_err(Failure::file(&path, "write"))?;
+        self.read_again()?;
+        match imgbuild::error::Error::of_problems(NAME, self.definition.check(OffsetDateTime::now_utc()).problems) {
             Some(error) => Err(Failure::builder(error)),
-            None => Ok(StoryCluster { definition }),
+            None => Ok(()),
         }
     }
 
@@ -62,12 +73,17 @@ impl StoryCluster {
         seed.map_err(Failure::builder)
     }
 
-    /// The seed of the node `machine`, with its credential to join.
+    /// Whether the definition has a machine of this name.
+    pub(crate) fn lists(&self, machine: &str) -> bool {
+        self.definition.cluster.machines.iter().any(|listed| listed.name == machine)
+    }
+
+    /// The seed of the node `machine`, or of any node, with its credential to join.
     ///
     /// # Errors
     /// The definition has no such node.
-    pub fn node_seed(&self, machine: &str) -> Result<seed::Files> {
-        let seed = seed_files(&self.definition, Some(machine), Role::Node, OffsetDateTime::now_utc());
+    pub fn node_seed(&self, machine: Option<&str>) -> Result<seed::Files> {
+        let seed = seed_files(&self.definition, machine, Role::Node, OffsetDateTime::now_utc());
         seed.map_err(Failure::builder)
     }
 
@@ -94,6 +110,24 @@ impl StoryCluster {
             }
         }
         Ok(folder.to_owned())
+    }
+
+    /// An administrator's kubeconfig for a day that the host's clock does not say: the servers' certificates are
+    /// not judged by it.
+    ///
+    /// # Errors
+    /// No authority of the cluster lives then.
+    pub fn kubeconfig_at(&self, moment: OffsetDateTime) -> Result<PathBuf> {
+        let access = Access { user: "admin", group: Some("system:masters"), life: time::Duration::DAY, server: None };
+        let kubeconfig = user_kubeconfig(&self.definition, &access, moment).map_err(Failure::builder)?;
+        let judged = |line: &str| line.trim_start().starts_with("certificate-authority-data:");
+        let lines = kubeconfig.lines().map(|line| match judged(line) {
+            true => line.replace(line.trim_start(), "insecure-skip-tls-verify: true"),
+            false => line.to_owned(),
+        });
+        let path = self.definition.folder.join("kubeconfig-at-another-time");
+        std::fs::write(&path, lines.collect::<Vec<_>>().join("\n")).map_err(Failure::file(&path, "write"))?;
+        Ok(path)
     }
 
     pub(crate) fn kubeconfig(&self) -> PathBuf {

@@ -114,7 +114,7 @@ impl<'lab> Computer<'lab> {
 
     /// Makes it this node of another cluster; while it is off.
     pub fn take_node_seed(&mut self, cluster: &StoryCluster, machine: &str) -> Result {
-        self.write_seed(cluster, &cluster.node_seed(machine)?)
+        self.write_seed(cluster, &cluster.node_seed(Some(machine))?)
     }
 
     fn write_seed(&mut self, cluster: &StoryCluster, files: &seed::Files) -> Result {

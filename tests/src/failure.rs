@@ -29,8 +29,8 @@ pub enum Failure {
     #[error("{command} did not end within {} s", within.as_secs())]
     CommandTimeout { command: String, within: Duration },
 
-    #[error("GET {url}: {problem}")]
-    Http { url: String, problem: String },
+    #[error("{request}: {problem}")]
+    Http { request: String, problem: String },
 
     #[error("{what} did not come about within {} s; at last: {last}", within.as_secs())]
     NeverHappened { what: String, within: Duration, last: String },

@@ -22,6 +22,7 @@ mod slots;
 mod state;
 mod story;
 
+pub mod load;
 pub mod manifests;
 pub mod native;
 pub mod sysctls;

@@ -9,9 +9,11 @@ use crate::patience::until_it_works;
 use crate::run::{Outcome, run};
 use crate::{Failure, Result, StoryCluster};
 use imgbuild::node::{Caller, Client, Trouble, parse_address};
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::json;
 use spec::cluster::Role;
+use spec::ports::API_BALANCER;
 use spec::service::{Ready, Service};
 use spec::status::{InitStatus, Request, Response, ServiceState, ServiceStatus};
 use spec::{paths, seed};
@@ -127,8 +129,20 @@ pub struct Native {
 /// What is lost when the machine goes off.
 #[derive(Debug)]
 struct Running {
-    stop: Arc<AtomicBool>,
+    told: Arc<Told>,
     threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+/// What the stand-in for init is told, from outside and by its socket.
+#[derive(Debug, Default)]
+struct Told {
+    stop: AtomicBool,
+    /// Services are to end by themselves, in order, when it stops.
+    cleanly: AtomicBool,
+    /// By its socket: whether to go down. Whoever tells the story does it.
+    goes_down: AtomicBool,
+    /// Services to start again.
+    restarts: Mutex<Vec<String>>,
 }
 
 impl Native {
@@ -162,11 +176,12 @@ impl Native {
         Ok(machine)
     }
 
-    /// As a stick that was written anew.
-    fn write_seed(&self, cluster: &StoryCluster) -> Result {
+    /// As a stick that was written anew; while it is off.
+    pub fn write_seed(&self, cluster: &StoryCluster) -> Result {
         let files = match self.role {
             Role::Master => cluster.master_seed(Some(&self.name))?,
-            Role::Node => cluster.node_seed(&self.name)?,
+            Role::Node if cluster.lists(&self.name) => cluster.node_seed(Some(&self.name))?,
+            Role::Node => cluster.node_seed(None)?,
         };
         files.iter().try_for_each(|(file, content)| put(&self.path("/seed").join(file), content))
     }
@@ -174,6 +189,14 @@ impl Native {
     /// A path of the machine as the host sees it.
     pub fn path(&self, absolute: &str) -> PathBuf {
         self.root.path().join(absolute.trim_start_matches('/'))
+    }
+
+    /// Gives its card another address (with prefix); while it is off.
+    pub fn renumber(&mut self, address: &str) -> Result {
+        let script = format!("ip address flush dev eth0 && ip address add {address} dev eth0");
+        nsenter(&self.holder, &["--net"], &script)?;
+        self.address = address.into();
+        Ok(())
     }
 
     /// Switches it on with these services.
@@ -216,10 +239,18 @@ impl Native {
     /// Every process ends at once.
     pub fn power_cut(&mut self) {
         if let Some(running) = self.running.take() {
-            running.stop.store(true, Ordering::SeqCst);
+            running.told.stop.store(true, Ordering::SeqCst);
             // A thread that panicked has said so.
             running.threads.into_iter().for_each(|thread| drop(thread.join()));
         }
+    }
+
+    /// Its services are told to end, in order, each within its time.
+    pub fn power_off(&mut self) {
+        if let Some(running) = &self.running {
+            running.told.cleanly.store(true, Ordering::SeqCst);
+        }
+        self.power_cut();
     }
 
     /// The state disk is empty again, and the seed as it was written first.
@@ -289,6 +320,13 @@ impl Native {
         self.on_its_network(|| cluster.imgbuild(arguments))?
     }
 
+    /// The operator's kubeconfig, put into the machine for the API as its own balancer serves it: arguments for kubectl.
+    pub fn by_its_balancer(&self, cluster: &StoryCluster) -> Result<String> {
+        let (from, inside) = (cluster.kubeconfig(), "/tmp/admin.kubeconfig");
+        std::fs::copy(&from, self.path(inside)).map_err(Failure::file(&from, "copy"))?;
+        Ok(format!("--kubeconfig={inside} --server=https://127.0.0.1:{API_BALANCER}"))
+    }
+
     /// Work beside the machine. A thread has a network namespace of its own to enter, and takes it along when it
     /// ends; a socket stays where it was made.
     pub fn on_its_network<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
@@ -347,16 +385,26 @@ struct Init {
     holder: u32,
     notify: UnixDatagram,
     services: BTreeMap<String, (Service, Unit)>,
-    wanted: Arc<Mutex<Vec<String>>>,
-    stop: Arc<AtomicBool>,
+    told: Arc<Told>,
 }
 
 #[derive(Default)]
 struct Unit {
     process: Option<Child>,
+    /// Told to end; killed at this moment.
+    killed_at: Option<Instant>,
     ready: bool,
     /// Not before this moment.
     again: Option<Instant>,
+}
+
+impl Unit {
+    fn terminate(&self) {
+        for process in &self.process {
+            // What has ended already needs no word.
+            let _ = kill_process(Pid::from_child(process), Signal::TERM);
+        }
+    }
 }
 
 impl Init {
@@ -377,32 +425,22 @@ impl Init {
         let listener =
             UnixListener::bind(bind(paths::INIT_SOCKET)).map_err(Failure::file(bind(paths::INIT_SOCKET), "make"))?;
         listener.set_nonblocking(true).map_err(Failure::file("init.sock", "set up"))?;
-        let (wanted, stop) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
-        let init = Init {
-            root: root.clone(),
-            holder: machine.holder.id(),
-            notify,
-            services,
-            wanted: wanted.clone(),
-            stop: stop.clone(),
-        };
-        let ended = stop.clone();
-        let seed = machine.path("/seed");
+        let told = Arc::new(Told::default());
+        let init = Init { root: root.clone(), holder: machine.holder.id(), notify, services, told: Arc::clone(&told) };
+        let (hears, seed) = (Arc::clone(&told), machine.path("/seed"));
         let threads = vec![
             std::thread::spawn(move || init.supervise()),
-            std::thread::spawn(move || answer(&listener, &root, &seed, &wanted, &ended)),
+            std::thread::spawn(move || answer(&listener, &root, &seed, &hears)),
         ];
-        Ok(Running { stop, threads })
+        Ok(Running { told, threads })
     }
 
     fn supervise(mut self) {
         let mut shown = String::new();
-        while !self.stop.load(Ordering::SeqCst) {
+        while !self.told.stop.load(Ordering::SeqCst) {
             self.read_notifications();
-            for name in std::mem::take(&mut *self.wanted.lock().unwrap_or_else(PoisonError::into_inner)) {
-                if let Some(process) = self.services.get_mut(&name).and_then(|(_, unit)| unit.process.as_mut()) {
-                    drop(Command::new("kill").arg(process.id().to_string()).status());
-                }
+            for name in std::mem::take(&mut *self.told.restarts.lock().unwrap_or_else(PoisonError::into_inner)) {
+                self.services.get(&name).into_iter().for_each(|(_, unit)| unit.terminate());
             }
             let names: Vec<String> = self.services.keys().cloned().collect();
             names.iter().for_each(|name| self.look_after(name));
@@ -415,9 +453,39 @@ impl Init {
             }
             std::thread::sleep(ROUND);
         }
+        if self.told.cleanly.load(Ordering::SeqCst) {
+            while self.stop_services() {
+                std::thread::sleep(ROUND);
+            }
+        }
         for (_, unit) in self.services.values_mut() {
             unit.process.iter_mut().for_each(end);
         }
+    }
+
+    /// As init does it: a service stops once nothing that stands after it lives. Whether any is alive.
+    fn stop_services(&mut self) -> bool {
+        for (_, unit) in self.services.values_mut() {
+            unit.process.take_if(|process| !matches!(process.try_wait(), Ok(None)));
+        }
+        let alive: Vec<(String, Vec<String>)> = self
+            .services
+            .iter()
+            .filter(|(_, (_, unit))| unit.process.is_some())
+            .map(|(name, (service, _))| (name.clone(), service.after.clone()))
+            .collect();
+        for (name, _) in alive.iter().filter(|(name, _)| !alive.iter().any(|(_, after)| after.contains(name))) {
+            let Some((service, unit)) = self.services.get_mut(name) else { continue };
+            match unit.killed_at {
+                None => {
+                    unit.terminate();
+                    unit.killed_at = Some(Instant::now() + Duration::from_secs(service.stop_timeout.into()));
+                }
+                Some(moment) if Instant::now() >= moment => unit.process.iter_mut().for_each(end),
+                Some(_) => {}
+            }
+        }
+        !alive.is_empty()
     }
 
     fn look_after(&mut self, name: &str) {
@@ -474,7 +542,11 @@ impl Init {
             since_ms: 0,
             detail: None,
         };
-        InitStatus { services: self.services.iter().map(of).collect(), ..InitStatus::default() }
+        InitStatus {
+            services: self.services.iter().map(of).collect(),
+            shutting_down: self.told.goes_down.load(Ordering::SeqCst),
+            ..InitStatus::default()
+        }
     }
 }
 
@@ -520,8 +592,8 @@ fn entering(holder: u32, root: &Path, user: &str) -> Command {
 }
 
 /// init's socket.
-fn answer(listener: &UnixListener, root: &Path, seed: &Path, wanted: &Mutex<Vec<String>>, stop: &AtomicBool) {
-    while !stop.load(Ordering::SeqCst) {
+fn answer(listener: &UnixListener, root: &Path, seed: &Path, told: &Told) {
+    while !told.stop.load(Ordering::SeqCst) {
         let Ok((stream, _)) = listener.accept() else {
             std::thread::sleep(ROUND);
             continue;
@@ -533,7 +605,7 @@ fn answer(listener: &UnixListener, root: &Path, seed: &Path, wanted: &Mutex<Vec<
         }
         let response = match serde_json::from_str::<Request>(&line) {
             Ok(Request::RestartService { name }) => {
-                wanted.lock().unwrap_or_else(PoisonError::into_inner).push(name);
+                told.restarts.lock().unwrap_or_else(PoisonError::into_inner).push(name);
                 Response::Ok
             }
             Ok(Request::SealSeed { cluster_id }) => match seal(root, seed, cluster_id) {
@@ -544,6 +616,10 @@ fn answer(listener: &UnixListener, root: &Path, seed: &Path, wanted: &Mutex<Vec<
                 let text = std::fs::read(root.join(paths::INIT_STATUS_FILE.trim_start_matches('/')));
                 let status = text.ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
                 Response::Status { status }
+            }
+            Ok(Request::Reboot | Request::PowerOff) => {
+                told.goes_down.store(true, Ordering::SeqCst);
+                Response::Ok
             }
             Ok(_) => Response::Error { message: "not here".into() },
             Err(error) => Response::Error { message: error.to_string() },

@@ -10,13 +10,18 @@ use stories::{Failure, Lab, Result, StoryCluster, expect, story};
 const ETCD: [&str; 2] = ["agent", "etcd"];
 
 fn definition(lab: &Lab) -> Result<StoryCluster> {
-    let machine = |number: u8| {
+    StoryCluster::new(lab, &machines([1, 2, 3]))
+}
+
+/// The masters m1, m2, ... at these last bytes of their addresses.
+fn machines(addresses: [u8; 3]) -> String {
+    let machine = |(number, address): (u8, u8)| {
         format!(
             "[[machine]]\nname = \"m{number}\"\nrole = \"master\"\nmac = \"52:54:00:00:00:0{number}\"\n\
-             network = {{ address = \"192.0.2.{number}/24\" }}\n"
+             network = {{ address = \"192.0.2.{address}/24\" }}\n"
         )
     };
-    StoryCluster::new(lab, &(1..=3).map(machine).collect::<String>())
+    (1..=3).zip(addresses).map(machine).collect()
 }
 
 fn masters(room: &Room, cluster: &StoryCluster) -> Result<[Native; 3]> {
@@ -138,12 +143,56 @@ fn a_master_cut_off_from_the_others_does_not_serve_and_catches_up() {
     });
 }
 
-/// The master's answer to an operator who wants it to reboot; the stand-in for init never does.
-fn reboot(master: &Native, cluster: &StoryCluster) -> Result<Trouble> {
-    let answer = master.ask(cluster, organization::OPERATOR, |client| {
-        client.post::<_, Accepted>(path::REBOOT, &PowerRequest::default())
-    })?;
-    answer.err().ok_or_else(|| Failure::Unexpected(format!("{} reboots", master.name)))
+/// The master's answer to an operator who wants it to reboot; whoever tells the story does it.
+fn reboot(master: &Native, cluster: &StoryCluster) -> Result<std::result::Result<Accepted, Trouble>> {
+    master.ask(cluster, organization::OPERATOR, |client| client.post(path::REBOOT, &PowerRequest::default()))
+}
+
+fn refusal(answer: std::result::Result<Accepted, Trouble>) -> Result<String> {
+    let refusal = answer.err().map(|trouble| trouble.to_string());
+    refusal.ok_or_else(|| Failure::Unexpected("it reboots".into()))
+}
+
+fn leave_to_reboot(master: &Native, cluster: &StoryCluster) -> Result {
+    let accepted = master.eventually("leave to reboot", || {
+        reboot(master, cluster)?.map_err(|trouble| Failure::Unexpected(trouble.to_string()))
+    });
+    accepted.map(drop)
+}
+
+#[test]
+fn of_masters_told_to_reboot_at_the_same_moment_one_goes_at_most() {
+    story("native-reboots", |lab| {
+        let (_room, cluster, mut masters) = formed(lab)?;
+        let [first, second, _] = &masters;
+        let answers = std::thread::scope(|scope| {
+            let asked = [first, second].map(|master| scope.spawn(|| reboot(master, &cluster)));
+            asked.map(|thread| thread.join().unwrap_or_else(|_| Err(Failure::Unexpected("a thread panicked".into()))))
+        });
+        let mut go = Vec::new();
+        for (place, answer) in answers.into_iter().enumerate() {
+            match answer? {
+                Ok(_) => go.push(place),
+                Err(trouble) => {
+                    let why = trouble.to_string();
+                    expect(why.contains("goes down already"), "that another one goes", why)?;
+                }
+            }
+        }
+        expect(go.len() <= 1, "one of the two at most", go.len())?;
+        // Who was refused for the other's sake may ask again.
+        if go.is_empty() {
+            leave_to_reboot(&masters[0], &cluster)?;
+            go.push(0);
+        }
+        let why = refusal(reboot(&masters[2], &cluster)?)?;
+        expect(why.contains("goes down already"), "nobody else while one goes", why)?;
+        masters[go[0]].power_off();
+        put(&masters[2], "word")?;
+        masters[go[0]].power_on(&ETCD)?;
+        has(&masters[go[0]], "word")?;
+        leave_to_reboot(&masters[2], &cluster)
+    });
 }
 
 #[test]
@@ -165,16 +214,13 @@ fn two_masters_form_without_the_third_on_an_operators_word() {
         has_voters(&masters[0], 2)?;
         put(&masters[1], "word")?;
         // Both are needed now.
-        let why = reboot(&masters[0], &cluster)?.to_string();
+        let why = refusal(reboot(&masters[0], &cluster)?)?;
         expect(why.contains("etcd would lose its quorum"), "a refusal", why)?;
 
         masters[2].power_on(&ETCD)?;
         has_voters(&masters[2], 3)?;
         has(&masters[2], "word")?;
-        masters[0].eventually("leave to reboot", || {
-            let why = reboot(&masters[0], &cluster)?.to_string();
-            expect(why.contains("asking init"), "the stand-in for init asked", why)
-        })?;
+        leave_to_reboot(&masters[0], &cluster)?;
         let status =
             masters[2].ask(&cluster, organization::READER, |client| client.get::<AgentStatus>(path::STATUS))?;
         let known = status.ok().and_then(|status| status.cluster_id);
@@ -232,6 +278,33 @@ fn three_masters_that_lost_their_state_wait_for_the_operator() {
         let form = format!("cluster form lab --new {id} --i-lost-everything");
         masters[0].imgbuild(&cluster, &form)?;
         masters.iter().try_for_each(|master| has_voters(master, 3))
+    });
+}
+
+#[test]
+fn a_masters_address_changes_and_its_member_follows() {
+    story("native-renumbered", |lab| {
+        let (_room, mut cluster, mut masters) = formed(lab)?;
+        put(&masters[0], "word")?;
+        masters[2].power_off();
+        cluster.redefine(&machines([1, 2, 33]))?;
+        // The others learn of it by their sticks, one after the other.
+        for master in &mut masters[..2] {
+            master.power_off();
+            master.write_seed(&cluster)?;
+            master.power_on(&ETCD)?;
+            has(master, "word")?;
+        }
+        masters[2].write_seed(&cluster)?;
+        masters[2].renumber("192.0.2.33/24")?;
+        masters[2].power_on(&ETCD)?;
+        has(&masters[2], "word")?;
+        put(&masters[2], "later")?;
+        masters[0].eventually("the member's new address", || {
+            let list = masters[0].etcdctl("member list")?;
+            let found = list.lines().filter(|line| line.contains("https://192.0.2.33:2380")).count();
+            expect(found == 1 && list.lines().count() == 3, "three members, one of them at 192.0.2.33", list)
+        })
     });
 }
 

@@ -26,7 +26,13 @@ name = "n2"
 role = "node"
 mac = "52:54:00:00:00:12"
 network = { address = "192.0.2.12/24" }
+
+[any-node]
+prefix = "rack7-"
+labels = { room = "7" }
 "#;
+/// A node that the definition does not list.
+const UNLISTED: &str = "rack7-525400000077";
 
 fn joined(lab: &Lab, room: &Room) -> Result<(StoryCluster, Native, Native)> {
     let cluster = StoryCluster::new(lab, DEFINITION)?;
@@ -100,5 +106,37 @@ fn a_second_machine_with_the_same_credential_waits_for_an_operator() {
         node.eventually("its credentials", || {
             expect(node.path(paths::JOINED_FILE).exists(), "the mark of a machine that has joined", "none")
         })
+    });
+}
+
+#[test]
+fn a_node_that_is_not_listed_joins_on_an_operators_word_for_its_key() {
+    story("native-unlisted-node", |lab| {
+        let room = Room::new()?;
+        let cluster = StoryCluster::new(lab, DEFINITION)?;
+        let mut master = Native::new(&room, &cluster, "m1", "192.0.2.1/24", Role::Master)?;
+        let mut node = Native::new(&room, &cluster, UNLISTED, "192.0.2.77/24", Role::Node)?;
+        node.power_on(&["agent"])?;
+        master.power_on(&MASTER)?;
+        let approve = format!("cluster approve lab {UNLISTED} ");
+        let key = node.eventually("the key on its console", || {
+            let phase = node.phase()?;
+            let key =
+                phase.split_once(&approve).map(|(_, key)| key.chars().take_while(char::is_ascii_hexdigit).collect());
+            key.ok_or_else(|| Failure::Unexpected(phase)) as Result<String>
+        })?;
+        master.imgbuild(&cluster, "cluster pending lab")?;
+        let guessed = master.imgbuild(&cluster, &format!("{approve}0123456789abcdef"));
+        expect(guessed.is_err(), "no approval of another key", "it was approved")?;
+        expect(!node.path(paths::JOINED_FILE).exists(), "no credentials before", "it has joined")?;
+
+        master.imgbuild(&cluster, &format!("{approve}{key}"))?;
+        node.eventually("its credentials", || {
+            expect(node.path(paths::JOINED_FILE).exists(), "the mark of a machine that has joined", "none")
+        })?;
+        ask(&node, "own", &format!("system:node:{UNLISTED}"))?;
+        ask(&node, "others", "system:node:rack7-525400000078")?;
+        condition(&master, "own", "Approved")?;
+        condition(&master, "others", "Denied")
     });
 }

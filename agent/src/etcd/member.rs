@@ -60,6 +60,8 @@ pub struct Member {
     kept: Cell<Instant>,
     /// One change of the members at a time.
     changing: tokio::sync::Mutex<()>,
+    /// Somebody asked this machine to go down, and it asks the others or goes.
+    going: Cell<bool>,
 }
 
 impl Member {
@@ -87,6 +89,7 @@ impl Member {
             absent_since: Cell::default(),
             kept: Cell::new(Instant::now()),
             changing: tokio::sync::Mutex::default(),
+            going: Cell::default(),
         }
     }
 

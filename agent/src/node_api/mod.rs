@@ -13,7 +13,7 @@ use crate::api::Api;
 use crate::facts::{Facts, under};
 use crate::machine::Status;
 use crate::server::{Answer, Caller, Handler, Question};
-use crate::{certificates, etcd, handover, join};
+use crate::{certificates, etcd, handover, join, pending};
 use hyper::StatusCode;
 use serde::de::DeserializeOwned;
 use spec::agent::{Accepted, AgentStatus, OrderAnswer, OrderRequest, VERSION};
@@ -48,6 +48,11 @@ impl Handler for NodeApi {
             (Call::Report, Some(member)) => Answer::of(&member.report()),
             (Call::Learner, Some(member)) => learner(member, caller, body).await,
             (Call::Join, Some(member)) => join::answer(&self.facts, &self.api, member.cluster(), caller, body).await,
+            (Call::Pending, Some(_)) => pending::list(&self.api).await,
+            (Call::Approve, Some(_)) => match document(body) {
+                Ok(request) => pending::approve(&self.api, caller, &request).await,
+                Err(refusal) => refusal,
+            },
             (Call::Handover, Some(member)) => {
                 handover::answer(&self.facts, &self.api, member.cluster(), caller, body).await
             }
@@ -69,6 +74,8 @@ impl Handler for NodeApi {
                 Call::Report
                 | Call::Learner
                 | Call::Join
+                | Call::Pending
+                | Call::Approve
                 | Call::Handover
                 | Call::EtcdMembers
                 | Call::EtcdDefrag
@@ -104,12 +111,14 @@ impl Handler for NodeApi {
 impl NodeApi {
     fn status(&self) -> Answer {
         let member = self.member.as_ref().and_then(|member| member.cluster());
+        let mut init = init_status(&self.root);
+        init.shutting_down |= self.member.as_ref().is_some_and(|member| member.is_going());
         Answer::of(&AgentStatus {
             version: VERSION,
             image: self.facts.image.version.clone(),
             cluster_id: member.or_else(|| self.facts.seed.cluster_id.clone()),
             node: self.status.current(),
-            init: init_status(&self.root),
+            init,
             certificates: certificates::ends(&self.root),
         })
     }

@@ -30,16 +30,22 @@ pub async fn take_down(
     if let Err(refusal) = may_force(caller, request.force) {
         return refusal;
     }
-    if let Some(member) = member.filter(|_| !request.force)
-        && let Some(reason) = member.loses_quorum().await
-    {
-        return Answer::refusal(StatusCode::CONFLICT, reason);
-    }
+    let leave = match member.filter(|_| !request.force) {
+        Some(member) => match member.leave().await {
+            Ok(leave) => Some(leave),
+            Err(reason) => return Answer::refusal(StatusCode::CONFLICT, reason),
+        },
+        None => None,
+    };
     let (request, what) = match down {
         Down::Reboot => (Request::Reboot, "reboots"),
         Down::PowerOff => (Request::PowerOff, "powers off"),
     };
-    ask(caller, &request, format!("{} {what}: pods end first", node.facts.identity.name)).await
+    let answer = ask(caller, &request, format!("{} {what}: pods end first", node.facts.identity.name)).await;
+    if let Some(leave) = leave.filter(|_| answer.code == StatusCode::OK) {
+        leave.take();
+    }
+    answer
 }
 
 pub async fn reset(node: &NodeApi, member: Option<&etcd::Member>, caller: &Caller, body: &[u8]) -> Answer {

@@ -10,6 +10,8 @@ pub enum Call {
     Report,
     Learner,
     Join,
+    Pending,
+    Approve,
     Handover,
     Status,
     Log,
@@ -39,7 +41,7 @@ pub struct Endpoint {
 }
 
 const MASTERS: &[&str] = &[organization::MASTER];
-const JOINERS: &[&str] = &[organization::JOIN, organization::NODE];
+const JOINERS: &[&str] = &[organization::JOIN, organization::PENDING, organization::NODE];
 const ADMINS: &[&str] = &[organization::ADMIN];
 const OPERATORS: &[&str] = &[organization::OPERATOR, organization::ADMIN];
 const READERS: &[&str] = &[organization::READER, organization::OPERATOR, organization::ADMIN];
@@ -48,10 +50,12 @@ const MASTERS_AND_READERS: &[&str] =
 const MEMBERS_AND_READERS: &[&str] =
     &[organization::MASTER, organization::NODE, organization::READER, organization::OPERATOR, organization::ADMIN];
 
-pub static TABLE: [Endpoint; 19] = [
+pub static TABLE: [Endpoint; 21] = [
     get(path::REPORT, MASTERS, Call::Report),
     post(path::LEARNER, MASTERS, Call::Learner),
     post(path::JOIN, JOINERS, Call::Join),
+    get(path::PENDING, READERS, Call::Pending),
+    post(path::APPROVE, OPERATORS, Call::Approve),
     post(path::HANDOVER, &[organization::JOIN], Call::Handover),
     get(path::STATUS, MEMBERS_AND_READERS, Call::Status),
     get(path::LOG, READERS, Call::Log),
@@ -108,10 +112,11 @@ mod tests {
     use super::*;
     use std::collections::{BTreeMap, BTreeSet};
 
-    const ORGANIZATIONS: [&str; 7] = [
+    const ORGANIZATIONS: [&str; 8] = [
         organization::MASTER,
         organization::NODE,
         organization::JOIN,
+        organization::PENDING,
         organization::READER,
         organization::OPERATOR,
         organization::ADMIN,
@@ -138,7 +143,9 @@ mod tests {
             [
                 "GET /v1/etcd/report m",
                 "POST /v1/etcd/learner m",
-                "POST /v1/join nj",
+                "POST /v1/join njp",
+                "GET /v1/pending roa",
+                "POST /v1/approve oa",
                 "POST /v1/handover j",
                 "GET /v1/status mnroa",
                 "GET /v1/logs/{name} roa",

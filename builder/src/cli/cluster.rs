@@ -2,6 +2,7 @@
 
 mod form;
 mod masters;
+mod pending;
 mod status;
 
 use super::{print, print_json};
@@ -12,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::request::Context;
 use crate::scratch::write_file;
 use clap::{Args, Subcommand};
+use spec::cluster::Role;
 use std::fmt::Write;
 use std::path::PathBuf;
 use time::{Duration, OffsetDateTime};
@@ -64,6 +66,10 @@ pub(super) enum ClusterCommand {
     Status(status::StatusArguments),
     /// Whether all is well, or wait until it is
     Health(status::HealthArguments),
+    /// Nodes that the definition does not list, and that wait for an operator
+    Pending(pending::PendingArguments),
+    /// Let such a node join
+    Approve(pending::ApproveArguments),
     /// Let the masters form without some that are off or lost, or although there was a cluster
     Form(form::FormArguments),
 }
@@ -139,6 +145,8 @@ pub(super) fn execute(context: &Context, command: &ClusterCommand) -> Result<()>
         ClusterCommand::Kubeconfig(arguments) => kubeconfig(context, arguments, &read(&arguments.name)?, now),
         ClusterCommand::Status(arguments) => status::status(context, &read(&arguments.name)?, arguments),
         ClusterCommand::Health(arguments) => status::health(context, &read(&arguments.name)?, arguments),
+        ClusterCommand::Pending(arguments) => pending::list(context, &read(&arguments.name)?, arguments),
+        ClusterCommand::Approve(arguments) => pending::approve(context, &read(&arguments.name)?, arguments),
         ClusterCommand::Form(arguments) => form::execute(context, &read(&arguments.name)?, arguments),
     }
 }
@@ -211,6 +219,10 @@ fn show(context: &Context, definition: &Definition) -> Result<()> {
         };
         let address = machine.network.address.as_deref().unwrap_or("DHCP");
         let _ = writeln!(text, "{:<20} {:<7} {address:<20} {found}", machine.name, machine.role.name());
+    }
+    if let Some(any) = &cluster.any_node {
+        let name = format!("{}*", any.prefix);
+        let _ = writeln!(text, "{name:<20} {:<7} {:<20} an operator's word", Role::Node.name(), "DHCP");
     }
     print(&text)
 }

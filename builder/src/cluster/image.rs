@@ -77,14 +77,18 @@ fn require_seed_partition(file: &File, image: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What the image is for, as far as its last seed tells: one without a name is always a master's.
+/// What the image is for, as far as its last seed tells: one without a name is a master's that may form the
+/// cluster, or any node's.
 fn role_of(seed: &std::result::Result<seed::Seed, seed::Error>) -> Option<Role> {
     let files = &seed.as_ref().ok()?.files;
     let text = |name: &str| std::str::from_utf8(files.get(name)?).ok();
     let about: spec::seed::Machine = toml::from_str(text(spec::seed::files::MACHINE)?).ok()?;
-    let Some(name) = about.name else { return Some(Role::Master) };
+    let Some(name) = about.name else {
+        let joins = files.contains_key(spec::seed::files::JOIN_KEY);
+        return Some(if joins { Role::Node } else { Role::Master });
+    };
     let cluster: Cluster = toml::from_str(text(spec::seed::files::CLUSTER)?).ok()?;
-    cluster.machines.iter().find(|machine| machine.name == name).map(|machine| machine.role)
+    cluster.machine(&name).map(|machine| machine.role)
 }
 
 #[cfg(test)]

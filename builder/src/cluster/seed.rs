@@ -70,8 +70,10 @@ fn files_of(
         contents.extend(manifests::read(definition)?);
         contents.extend(zones::read(definition)?);
     }
-    if let (true, Some(name)) = (joins, name) {
-        let leaf = join_credential(&secrets, name, now)?;
+    let any_node = definition.cluster.any_node.as_ref().map(|any| (any.prefix.as_str(), organization::PENDING));
+    let bound = name.map(|name| (name, organization::JOIN));
+    if let (true, Some((name, organization))) = (joins, bound.or(any_node)) {
+        let leaf = join_credential(&secrets, name, organization, now)?;
         contents.insert(files::JOIN_CERTIFICATE.to_owned(), leaf.certificate.into_bytes());
         contents.insert(files::JOIN_KEY.to_owned(), leaf.key.into_bytes());
     }
@@ -85,7 +87,8 @@ fn joins(definition: &Definition, role: Role) -> bool {
 
 /// The machine of the definition that a seed for `role` is bound to. A master's that may form the cluster is
 /// bound to none: it is found by MAC address or serial at boot. One that joins is always bound, if need be
-/// to the only node there is: what it joins with is good for one name.
+/// to the only node there is: what it joins with is good for one name. Where the definition has `any-node`, a
+/// node's seed without a name is for any number of nodes, each of which waits for an operator.
 ///
 /// # Errors
 /// Bad input when the definition has no such machine, the machine has another role, or nothing says
@@ -95,7 +98,7 @@ pub fn bound_machine<'a>(definition: &'a Definition, machine: Option<&'a str>, r
         require_machine(definition, name, role)?;
         return Ok(Some(name));
     }
-    if !joins(definition, role) {
+    if !joins(definition, role) || (role == Role::Node && definition.cluster.any_node.is_some()) {
         return Ok(None);
     }
     let machines: Vec<&str> = definition
@@ -121,9 +124,9 @@ pub fn bound_machine<'a>(definition: &'a Definition, machine: Option<&'a str>, r
 }
 
 /// The machine's client certificate towards the masters' agents, with which it asks for its real ones.
-fn join_credential(secrets: &Secrets, name: &str, now: OffsetDateTime) -> Result<Leaf> {
+fn join_credential(secrets: &Secrets, name: &str, organization: &str, now: OffsetDateTime) -> Result<Leaf> {
     let authority = secrets.authority(AuthorityName::Machine).map_err(Error::from_failure)?;
-    let request = LeafRequest::client(name, Some(organization::JOIN), JOIN_LIFE);
+    let request = LeafRequest::client(name, Some(organization), JOIN_LIFE);
     authority.issue(&request, now).map_err(Error::from_failure)
 }
 
@@ -259,6 +262,24 @@ mod tests {
         let work = tempfile::tempdir().unwrap();
         let error = seed_files(&definition(work.path()), None, Role::Node, NOW).unwrap_err();
         assert!(error.status() == 2 && error.to_string().contains("no machine with the role node"), "{error}");
+    }
+
+    #[test]
+    fn one_seed_is_for_any_number_of_nodes_that_are_not_listed() {
+        let work = tempfile::tempdir().unwrap();
+        let folder = with_nodes(work.path(), 2).folder;
+        let path = folder.join(DEFINITION_FILE);
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, format!("{text}[any-node]\nprefix = \"rack7-\"\n")).unwrap();
+        let definition = Definition::read(&folder, "clusters/lab").unwrap();
+        let organizations = |machine: Option<&str>| {
+            let contents = seed_files(&definition, machine, Role::Node, NOW).unwrap();
+            let certificate = std::str::from_utf8(&contents[files::JOIN_CERTIFICATE]).unwrap();
+            (self::machine(&contents).name, pki::inspect("join", certificate).unwrap().organizations)
+        };
+        assert_eq!(organizations(None), (None, vec![organization::PENDING.to_owned()]));
+        assert_eq!(organizations(Some("node-2")), (Some("node-2".into()), vec![organization::JOIN.to_owned()]));
+        seed_files(&definition, Some("rack7-525400000001"), Role::Node, NOW).unwrap_err();
     }
 
     #[test]

@@ -4,6 +4,7 @@ use crate::cluster::Definition;
 use crate::error::{Error, Result};
 use spec::cluster::Machine;
 use spec::ports;
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
 /// `NAME=IP[:PORT]`
@@ -42,9 +43,9 @@ impl Definition {
     ///
     /// # Errors
     /// Bad input with the names that there are.
-    pub fn machine(&self, name: &str) -> Result<&Machine> {
+    pub fn machine(&self, name: &str) -> Result<Cow<'_, Machine>> {
         let machines = &self.cluster.machines;
-        machines.iter().find(|machine| machine.name == name).ok_or_else(|| {
+        self.cluster.machine(name).ok_or_else(|| {
             const SHOWN: usize = 20;
             let names: Vec<&str> = machines.iter().take(SHOWN).map(|machine| machine.name.as_str()).collect();
             let more = if machines.len() > SHOWN { " and others" } else { "" };
@@ -59,7 +60,7 @@ impl Definition {
     /// Bad input for a machine that the definition does not list, or has no address of.
     pub fn agent_address(&self, name: &str, given: Option<SocketAddr>) -> Result<SocketAddr> {
         let machine = self.machine(name)?;
-        given.or_else(|| defined(machine)).ok_or_else(|| {
+        given.or_else(|| defined(&machine)).ok_or_else(|| {
             Error::bad_input(format!("{name} gets its address by DHCP: {} has none of it", self.source.name))
                 .help("give it: --address IP, or --address IP:PORT where a port is forwarded to the machine")
         })

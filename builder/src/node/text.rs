@@ -4,8 +4,9 @@ use super::screen;
 use super::survey::{first_end, state_word};
 use super::table::table;
 use indicatif::HumanBytes;
-use spec::agent::{AgentStatus, Certificates, Disks, EtcdMember, KernelMessage, Network, Process};
+use spec::agent::{AgentStatus, Certificates, Disks, EtcdMember, KernelMessage, Network, PendingMachine, Process};
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 const DAY: i64 = 24 * 3600;
 const NONE: &str = "-";
@@ -151,6 +152,19 @@ pub fn certificates(certificates: &Certificates, now: i64) -> String {
 
 pub fn etcd_members(members: &[EtcdMember]) -> String {
     screen::members(members)
+}
+
+/// Who waits for an operator.
+pub fn pending(machines: &[PendingMachine]) -> String {
+    if machines.is_empty() {
+        return "no machine waits\n".to_owned();
+    }
+    let row = |machine: &PendingMachine| {
+        let since = OffsetDateTime::from_unix_timestamp(machine.since).ok();
+        let since = since.and_then(|since| since.format(&Rfc3339).ok());
+        [machine.name.clone(), machine.key.clone(), since.unwrap_or_else(|| NONE.to_owned())]
+    };
+    table(["MACHINE", "KEY", "SINCE"], &machines.iter().map(row).collect::<Vec<_>>())
 }
 
 fn in_days(days: i64) -> String {

@@ -1,112 +1,82 @@
-//! Machines find each other and become one cluster, and what they suffer does not undo it.
+//! A node joins a master, in a cluster whose network is kube-router's: routes by BGP, Services by IPVS, network
+//! policy. One cluster for all of it, since it takes minutes to come up.
 
-use spec::ports::API_BALANCER;
-use stories::manifests::{WEB_NODE_PORT, caller_on, inspector_on, web_on};
-use stories::{Result, Room, expect, story_with_machines};
+use spec::ports;
+use stories::manifests::{WEB_NODE_PORT, caller_on, dns_alone, inspector_on, web_on};
+use stories::{Computer, ROUTED_MASTER, Result, Room, expect, story_with_machines, sysctls};
 
-const MASTERS: [&str; 3] = ["m1", "m2", "m3"];
+const WEB: &str = "web.default.svc.cluster.local:80";
 
 #[test]
-fn a_node_joins_a_single_master() {
-    story_with_machines("node-joins", 2, |lab| {
-        let mut room = Room::new(lab, 1, 1)?;
+fn a_node_joins_a_master_and_kube_router_serves_and_keeps_policies() {
+    story_with_machines("cluster", 2, |lab| {
+        let mut room = Room::with_kube_router(lab, 1, 1)?;
         room.power_on_all_to_ready()?;
         let m1 = room.machine("m1")?;
         m1.apply(&web_on("n1"))?;
         m1.apply(&caller_on("m1"))?;
-        m1.wait_for("pod/web pod/caller", "condition=Ready", 300)?;
-
-        let answer = m1.http_get(WEB_NODE_PORT, "/hostname")?;
-        expect(answer.trim() == "web", "the pod on the node by the master's NodePort", answer)?;
-        let by_name = "web.default.svc.cluster.local:80";
-        m1.kubectl(&["exec", "caller", "--", "/agnhost", "connect", by_name, "--timeout=20s"])?;
-        // The API server talks to the node's kubelet only when its serving certificate was approved.
-        let logs = m1.kubectl(&["logs", "web"])?;
-        expect(logs.contains("Started HTTP server"), "the server's first line from kubectl logs", logs)?;
-        m1.kubectl(&["exec", "web", "--", "/agnhost", "--version"])?;
-
-        let before = m1.node_uids()?;
-        room.machine_mut("n1")?.power_button()?;
-        room.power_on_to_ready("n1")?;
-        room.wait_ready(2)?;
-        room.imgbuild("cluster health lab --wait 10m")?;
-        let after = room.machine("m1")?.node_uids()?;
-        expect(after == before, &format!("the same nodes, {before}"), after)
+        m1.apply(&inspector_on("m1"))?;
+        m1.wait_for("pod/web pod/caller pod/inspector", "condition=Ready", 300)?;
+        pods_are_reached_across_machines(m1)?;
+        the_annotation_chooses_the_scheduler(m1)?;
+        gobgp_is_closed(m1)?;
+        a_policy_that_allows_dns_alone_closes_everything_else(m1)?;
+        let differences = sysctls::differences(m1, &sysctls::of_explain(ROUTED_MASTER)?)?;
+        expect(differences.is_empty(), "every setting as the profile says", differences.join("; "))?;
+        the_node_goes_off_and_comes_back(&mut room)
     });
 }
 
-/// One cluster for three chapters: it takes minutes to form.
-#[test]
-#[ignore = "long: four machines on two cores"]
-fn three_masters_and_a_node_power_on_at_once() {
-    story_with_machines("three-masters", 4, |lab| {
-        let mut room = Room::new(lab, 3, 1)?;
-        let seconds = room.power_on_all_to_ready()?;
-        println!("three masters and a node, powered on at once: all Ready after {seconds} s");
-        answer(&room, &MASTERS)?;
-        room.imgbuild("cluster health lab --wait 10m")?;
-        room.imgbuild("cluster status lab")?;
-        a_master_is_killed(&mut room)?;
-        a_master_is_wiped(&mut room)
-    });
+fn pods_are_reached_across_machines(m1: &Computer) -> Result {
+    m1.eventually("the Service by its name, from the other machine", || connect(m1, WEB))?;
+    let answer = m1.http_get(WEB_NODE_PORT, "/hostname")?;
+    expect(answer.trim() == "web", "the pod on the node by the master's NodePort", answer)?;
+    // The API server talks to the node's kubelet only when its serving certificate was approved.
+    let logs = m1.kubectl(&["logs", "web"])?;
+    expect(logs.contains("Started HTTP server"), "the server's first line from kubectl logs", logs)?;
+    m1.kubectl(&["exec", "web", "--", "/agnhost", "--version"]).map(drop)
 }
 
-fn a_master_is_killed(room: &mut Room) -> Result {
-    let m1 = room.machine("m1")?;
-    m1.apply(&web_on("n1"))?;
-    m1.apply(&inspector_on("n1"))?;
-    m1.wait_for("pod/web pod/inspector", "condition=Ready", 300)?;
-
-    room.machine_mut("m2")?.power_cut()?;
-    room.machine("n1")?.http_get(WEB_NODE_PORT, "/hostname")?;
-    let m1 = room.machine("m1")?;
-    m1.eventually("the other masters", || answer(room, &["m1", "m3"]))?;
-    m1.eventually("the API by the node's balancer", || answer_by_balancer(room))?;
-
-    room.power_on_to_ready("m2")?;
-    room.wait_ready(4)?;
-    answer(room, &MASTERS)
+fn the_node_goes_off_and_comes_back(room: &mut Room) -> Result {
+    let before = room.machine("m1")?.node_uids()?;
+    room.machine_mut("n1")?.power_button()?;
+    room.power_on_to_ready("n1")?;
+    room.wait_ready(2)?;
+    room.imgbuild("cluster health lab --wait 10m")?;
+    let after = room.machine("m1")?.node_uids()?;
+    expect(after == before, &format!("the same nodes, {before}"), after)
 }
 
-fn a_master_is_wiped(room: &mut Room) -> Result {
-    room.machine_mut("m3")?.power_cut()?;
-    room.wipe("m3")?;
-    room.power_on_to_ready("m3")?;
-    room.wait_ready(4)?;
-    answer(room, &MASTERS)
+/// agnhost's connect says DNS, REFUSED or TIMEOUT when it fails.
+fn connect(machine: &Computer, to: &str) -> Result<String> {
+    machine.kubectl(&["exec", "caller", "--", "/agnhost", "connect", to, "--timeout=10s"])
 }
 
-#[test]
-#[ignore = "long: three machines on two cores; tests/tests/masters.rs tells it natively"]
-fn one_master_is_not_powered_on() {
-    story_with_machines("one-master-off", 3, |lab| {
-        let mut room = Room::new(lab, 3, 0)?;
-        for name in ["m1", "m2"] {
-            room.machine_mut(name)?.power_on()?;
-        }
-        for name in ["m1", "m2"] {
-            room.machine(name)?.wait_for_console("forming the cluster waits for m3 (no answer)", 300)?;
-        }
-        room.machine_mut("m3")?.power_on()?;
-        room.wait_ready(3)?;
-        answer(&room, &MASTERS)
-    });
+fn refusal(machine: &Computer, to: &str, wanted: &[&str]) -> Result {
+    let said = connect(machine, to).map_or_else(|failure| failure.to_string(), |_| "connected".into());
+    expect(wanted.iter().any(|word| said.contains(word)), wanted[0], said)
 }
 
-/// The API servers of these masters are ready, each by its own port, and with each the etcd that it
-/// talks to: the one on its own machine.
-fn answer(room: &Room, masters: &[&str]) -> Result {
-    for name in masters {
-        let answer = room.kubectl_via(name, &["get", "--raw", "/readyz"])?;
-        expect(answer == "ok", &format!("ok from {name}"), answer)?;
-    }
-    Ok(())
+fn the_annotation_chooses_the_scheduler(machine: &Computer) -> Result {
+    machine.kubectl(&["annotate", "service", "web", "kube-router.io/service.scheduler=lc"])?;
+    let address = machine.kubectl(&["get", "service", "web", "-o", "jsonpath={.spec.clusterIP}"])?;
+    let digits = address.split('.').filter_map(|part| part.parse::<u8>().ok()).map(|part| format!("{part:02X}"));
+    let wanted = format!("TCP  {}:0050 lc", digits.collect::<String>());
+    machine.eventually("the scheduler lc", || {
+        let table = sysctls::read(machine, "ip_vs", "/proc/net/ip_vs")?;
+        expect(table.contains(&wanted), &wanted, table)
+    })
 }
 
-/// The API is ready as the node sees it: asked from the pod `inspector`, which has the node's network.
-fn answer_by_balancer(room: &Room) -> Result {
-    let server = format!("--server=https://127.0.0.1:{API_BALANCER}");
-    let question = ["/usr/bin/kubectl", &server, "--insecure-skip-tls-verify", "get", "--raw", "/readyz"];
-    let answer = room.kubectl_via("m1", &[&["exec", "inspector", "--"], &question[..]].concat())?;
-    expect(answer == "ok", "ok from the node's balancer", answer)
+/// kube-router opens it on the node's address, without authentication.
+fn gobgp_is_closed(machine: &Computer) -> Result {
+    let address = machine.kubectl(&["get", "node", "n1", "-o", "jsonpath={.status.addresses[0].address}"])?;
+    refusal(machine, &format!("{address}:{}", ports::GOBGP), &["TIMEOUT"])
+}
+
+fn a_policy_that_allows_dns_alone_closes_everything_else(machine: &Computer) -> Result {
+    machine.apply(&dns_alone())?;
+    machine.eventually("the policy", || refusal(machine, WEB, &["REFUSED", "TIMEOUT"]))?;
+    machine.kubectl(&["delete", "networkpolicy", "dns-alone"])?;
+    machine.eventually("the Service again", || connect(machine, WEB)).map(drop)
 }

@@ -38,7 +38,7 @@ fn a_full_state_disk_is_named_and_the_machine_stays_up() {
     story("full-state", |lab| {
         let mut master = lab.machine("m1", &lab.image(MASTER)?)?;
         master.power_on()?;
-        master.wait_ready()?;
+        master.wait_for_console("coldplug ", 180)?;
         master.power_button()?;
         StatePartition::of(lab, master.disk()).fill()?;
         master.power_on()?;

@@ -10,6 +10,7 @@ use crate::machine::say;
 use joining::{Etcd, New, Order, Orders, Reason};
 use spec::agent::{AgentStatus, EtcdHealth, EtcdMember, path};
 use spec::paths;
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -30,8 +31,26 @@ impl Member {
         Ok(told)
     }
 
+    /// Leave to take this machine down. The other masters hear that it goes before they are asked how they are,
+    /// so that of two that are told to go at the same moment no two get leave that etcd cannot both miss.
+    ///
+    /// # Errors
+    /// Why it must stay, in words.
+    pub async fn leave(&self) -> Result<Leave<'_>, String> {
+        if self.going.replace(true) {
+            return Err(format!("{} goes down already, or is asking the other masters", self.facts.identity.name));
+        }
+        let leave = Leave { going: &self.going };
+        self.loses_quorum().await.map_or(Ok(leave), Err)
+    }
+
+    /// Whether it has leave to go down, or asks for it.
+    pub fn is_going(&self) -> bool {
+        self.going.get()
+    }
+
     /// Why this machine must stay: etcd has a quorum and would lose it. What does not run cannot be missed.
-    pub async fn loses_quorum(&self) -> Option<String> {
+    async fn loses_quorum(&self) -> Option<String> {
         let own = self.client.own().await.ok()?.status().await.ok()?;
         if own.learner {
             return None;
@@ -99,6 +118,24 @@ impl Member {
         say(format!("etcd: {operator} orders {}", describe(&order)));
         self.orders.borrow_mut().latest = Some(order.clone());
         Ok(order)
+    }
+}
+
+/// Leave to go down; given back when it is dropped, unless the machine goes.
+pub struct Leave<'a> {
+    going: &'a Cell<bool>,
+}
+
+impl Leave<'_> {
+    /// The machine goes.
+    pub fn take(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        self.going.set(false);
     }
 }
 

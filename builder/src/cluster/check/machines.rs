@@ -6,8 +6,8 @@ use super::values::{
     taint,
 };
 use ipnet::IpNet;
-use spec::cluster::{Bond, Machine};
-use std::collections::BTreeSet;
+use spec::cluster::{AnyNode, Bond, Machine};
+use std::collections::{BTreeMap, BTreeSet};
 
 const MAC: &str = "six pairs of hexadecimal digits are wanted, such as 52:54:00:12:34:56, of a card and not of a group";
 /// Labels that kubelet and agent keep as they find the machine.
@@ -45,8 +45,8 @@ impl Checker<'_> {
                 "write what /sys/class/dmi/id/product_serial says without them, or remove it",
             );
         }
-        self.labels(index, machine);
-        self.taints(index, machine);
+        self.labels(&at("labels"), name, &machine.labels);
+        self.taints(&at("taints"), name, &machine.taints);
         if let Some(disk) = machine
             .state_disk
             .as_deref()
@@ -61,10 +61,26 @@ impl Checker<'_> {
         self.machine_network(index, machine);
     }
 
-    fn labels(&mut self, index: usize, machine: &Machine) {
-        let name = &machine.name;
-        for (key, value) in &machine.labels {
-            let path = format!("machine[{index}].labels.{key}");
+    pub(super) fn any_node(&mut self, any: &AnyNode) {
+        let prefix = &any.prefix;
+        if !is_label(&any.name("00:00:00:00:00:00")) {
+            self.report(
+                "any-node.prefix",
+                format!("the nodes' prefix {prefix:?} does not begin a DNS label"),
+                format!(
+                    "at most {} lower-case letters, digits and - are wanted, a letter or digit first, such as rack7-",
+                    AnyNode::LONGEST_PREFIX
+                ),
+            );
+        }
+        let who = format!("{prefix}*");
+        self.labels("any-node.labels", &who, &any.labels);
+        self.taints("any-node.taints", &who, &any.taints);
+    }
+
+    fn labels(&mut self, at: &str, name: &str, labels: &BTreeMap<String, String>) {
+        for (key, value) in labels {
+            let path = format!("{at}.{key}");
             if !is_qualified_name(key) || !(value.is_empty() || is_label_value(value)) {
                 self.report(
                     &path,
@@ -82,11 +98,10 @@ impl Checker<'_> {
     }
 
     /// Kubernetes has one taint of each key and effect on a node.
-    fn taints(&mut self, index: usize, machine: &Machine) {
-        let name = &machine.name;
+    fn taints(&mut self, at: &str, name: &str, taints: &[String]) {
         let mut seen = BTreeSet::new();
-        for (place, text) in machine.taints.iter().enumerate() {
-            let path = format!("machine[{index}].taints[{place}]");
+        for (place, text) in taints.iter().enumerate() {
+            let path = format!("{at}[{place}]");
             match taint(text) {
                 None => self.report(
                     &path,

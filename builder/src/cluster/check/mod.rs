@@ -51,6 +51,9 @@ pub(super) fn definition(cluster: &Cluster, places: &Places) -> Findings {
     for (index, machine) in cluster.machines.iter().enumerate() {
         checker.machine(index, machine);
     }
+    if let Some(any) = &cluster.any_node {
+        checker.any_node(any);
+    }
     checker.duplicates();
     checker.virtual_address();
     checker.overlaps();

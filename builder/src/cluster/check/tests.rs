@@ -125,6 +125,16 @@ fn labels_that_kubernetes_refuses_or_the_machine_owns_are_refused_at_their_key()
 }
 
 #[test]
+fn nodes_that_are_not_listed_need_a_prefix_that_begins_a_name() {
+    let any = |lines: &str| format!("{MASTER}[any-node]\n{lines}\n");
+    assert_eq!(problems(&any("prefix = \"rack7-\"\nlabels = { room = \"7\" }")), Vec::<String>::new());
+    refused(&any("prefix = \"Rack-\""), "6: the nodes' prefix \"Rack-\" does not begin a DNS label");
+    let long = "a".repeat(52);
+    refused(&any(&format!("prefix = {long:?}")), &format!("6: the nodes' prefix {long:?}"));
+    refused(&any("prefix = \"n-\"\ntaints = [\"gpu\"]"), "7: n-*: the taint \"gpu\" is not valid");
+}
+
+#[test]
 fn taints_that_kubernetes_refuses_are_refused() {
     for text in ["gpu", "gpu:Never", "=x:NoSchedule", "gpu=a b:NoSchedule", ":NoExecute"] {
         refused(

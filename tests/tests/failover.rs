@@ -1,0 +1,106 @@
+//! The API under load while masters go, natively: real etcds, API servers, agents and a node's balancer.
+
+use serde_json::Value;
+use spec::cluster::Role;
+use spec::paths;
+use std::time::Instant;
+use stories::load::{Load, under_load};
+use stories::native::{Native, Room};
+use stories::{Failure, Result, StoryCluster, expect, story};
+
+const MASTER: [&str; 3] = ["agent", "etcd", "kube-apiserver"];
+/// Acknowledged before and after each trouble.
+const WRITES: usize = 50;
+
+fn definition() -> String {
+    let machine = |name: &str, role: &str, number: u8| {
+        format!(
+            "[[machine]]\nname = {name:?}\nrole = {role:?}\nmac = \"52:54:00:00:00:{number:02}\"\n\
+             network = {{ address = \"192.0.2.{number}/24\" }}\n"
+        )
+    };
+    (1..=3).map(|number| machine(&format!("m{number}"), "master", number)).collect::<String>()
+        + &machine("n1", "node", 11)
+}
+
+#[test]
+fn masters_go_one_by_one_under_load_and_nothing_acknowledged_is_lost() {
+    story("native-failover", |lab| {
+        let (room, cluster) = (Room::new()?, StoryCluster::new(lab, &definition())?);
+        let mut node = Native::new(&room, &cluster, "n1", "192.0.2.11/24", Role::Node)?;
+        node.power_on(&["agent"])?;
+        let mut masters = Vec::new();
+        for number in 1..=3 {
+            let (name, address) = (format!("m{number}"), format!("192.0.2.{number}/24"));
+            let mut master = Native::new(&room, &cluster, &name, &address, Role::Master)?;
+            master.power_on(&MASTER)?;
+            masters.push(master);
+        }
+        ready(&masters)?;
+        node.eventually("the API by its balancer", || {
+            node.run(&format!("/usr/bin/kubectl {} get --raw /readyz", node.by_its_balancer(&cluster)?))
+        })?;
+
+        under_load(&node, &cluster, |load| {
+            load.until_written(WRITES)?;
+            let killed = leader(&masters)?;
+            let moment = Instant::now();
+            // A machine without power says no goodbye to its connections.
+            room.set_cable(&masters[killed].name, false)?;
+            masters[killed].power_cut();
+            tell("etcd's leader without power", load, moment)?;
+            load.nothing_is_lost()?;
+
+            room.set_cable(&masters[killed].name, true)?;
+            masters[killed].power_on(&MASTER)?;
+            ready(&masters)?;
+            let stopped = leader(&masters)?;
+            let moment = Instant::now();
+            masters[stopped].power_off();
+            let failed = tell("etcd's leader switched off", load, moment)?;
+            expect(failed.is_empty(), "no failed request while a master is switched off", failed.join("; "))?;
+            load.nothing_is_lost()
+        })
+    });
+}
+
+/// Prints the figures; what failed.
+fn tell(what: &str, load: &Load<'_>, since: Instant) -> Result<Vec<String>> {
+    load.until_written(WRITES)?;
+    let stretch = load.since(since);
+    println!(
+        "{what}: no write acknowledged for {} ms, {} written, {} failed",
+        stretch.longest_gap.as_millis(),
+        stretch.written,
+        stretch.failed.len()
+    );
+    Ok(stretch.failed)
+}
+
+fn ready(masters: &[Native]) -> Result {
+    masters.iter().try_for_each(|master| {
+        master.eventually("its API server", || {
+            let mark = master.path(paths::API_READY_FILE);
+            expect(mark.exists(), "the mark of an API server that is ready", "none")?;
+            master.kubectl("get --raw /readyz").map(drop)
+        })
+    })
+}
+
+/// The place of the machine whose etcd leads.
+fn leader(masters: &[Native]) -> Result<usize> {
+    let leads = |master: &Native| -> Result<bool> {
+        let status = master.etcdctl("endpoint status -w json")?;
+        let status: Value = serde_json::from_str(&status).map_err(|error| Failure::Unexpected(error.to_string()))?;
+        let status = &status[0]["Status"];
+        Ok(status["leader"] == status["header"]["member_id"])
+    };
+    masters[0].eventually("a leader", || {
+        for (place, master) in masters.iter().enumerate() {
+            if leads(master)? {
+                return Ok(place);
+            }
+        }
+        Err(Failure::Unexpected("no etcd leads".into()))
+    })
+}
