@@ -45,7 +45,6 @@ pub struct Write {
     pub labels: HashMap<String, String>,
 }
 
-pub const WRITE: i32 = 1;
 pub const COMMIT: i32 = 2;
 
 #[derive(Clone, PartialEq, Message)]

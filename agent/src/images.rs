@@ -9,6 +9,8 @@ use crate::http::Connection;
 use serde::Deserialize;
 use spec::paths;
 use std::collections::HashMap;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -25,8 +27,10 @@ pub enum ImportError {
     Layout { path: PathBuf, reason: String },
 }
 
-/// Bytes of a blob in one message.
-const CHUNK: usize = 1024 * 1024;
+/// containerd 2's (plugins/content/local): a layout's `blobs`, below its root.
+const CONTENT_STORE: &str = "/var/lib/containerd/io.containerd.content.v1.content";
+/// Beside its garbage collection, which does not run twice in a row.
+const TRIES: u32 = 3;
 const LIMIT: Duration = Duration::from_secs(120);
 const NAME_ANNOTATION: &str = "org.opencontainers.image.ref.name";
 const FULL_NAME_ANNOTATION: &str = "io.containerd.image.name";
@@ -81,7 +85,7 @@ pub async fn import_all(root: &Path, pinned: &str) -> Result<Vec<String>, Import
     let connection = Connection::unix(SOCKET).await?;
     let mut imported = Vec::new();
     for layout in layouts {
-        if import(&connection, &layout, layout.name == pinned).await? {
+        if import(root, &connection, &layout, layout.name == pinned).await? {
             imported.push(layout.name);
         }
     }
@@ -160,7 +164,7 @@ fn parse<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, ImportError> 
 }
 
 /// Whether it had to be imported.
-async fn import(connection: &Connection, layout: &Layout, pinned: bool) -> Result<bool, ImportError> {
+async fn import(root: &Path, connection: &Connection, layout: &Layout, pinned: bool) -> Result<bool, ImportError> {
     let image = image(layout, pinned);
     let name = ImageName { name: layout.name.clone() };
     let there = grpc::call::<_, OneImage>(connection, IMAGES_GET, &[NAMESPACE], &name, LIMIT).await;
@@ -181,7 +185,7 @@ async fn import(connection: &Connection, layout: &Layout, pinned: bool) -> Resul
         return Err(error.into());
     }
     for blob in &layout.blobs {
-        upload(connection, blob, &lease.id).await?;
+        take(root, connection, blob, &lease.id).await?;
     }
     let method = if there.is_some() { IMAGES_UPDATE } else { IMAGES_CREATE };
     grpc::call::<_, OneImage>(connection, method, &[NAMESPACE], &OneImage { image: Some(image) }, LIMIT).await?;
@@ -206,44 +210,65 @@ fn image(layout: &Layout, pinned: bool) -> Image {
     Image { name: layout.name.clone(), labels, target: Some(target) }
 }
 
-async fn upload(connection: &Connection, blob: &Blob, lease: &str) -> Result<(), ImportError> {
+/// Puts a blob to where containerd's content store keeps it, and has containerd take note of it: megabytes
+/// through its socket would pass through three memories, to be hashed once more after verity.
+async fn take(root: &Path, connection: &Connection, blob: &Blob, lease: &str) -> Result<(), ImportError> {
     let metadata = [NAMESPACE, ("containerd-lease", lease)];
     let reference = format!("imgbuild-{}", blob.digest);
-    let bytes = std::fs::read(&blob.path).map_err(|source| FileError::Io { path: blob.path.clone(), source })?;
-    if bytes.len() as u64 != blob.size {
-        let reason = format!("{} bytes, its descriptor says {}", bytes.len(), blob.size);
-        return Err(ImportError::Layout { path: blob.path.clone(), reason });
-    }
-    // Half an upload of a run that was cut off would make our offsets wrong.
+    // What a run that was cut off had begun.
     let abort = Reference { reference: reference.clone() };
     let _ = grpc::call::<_, Empty>(connection, CONTENT_ABORT, &metadata, &abort, LIMIT).await;
-    let writes = writes(blob, &reference, &bytes);
-    match grpc::stream::<_, Written>(connection, CONTENT_WRITE, &metadata, &writes, LIMIT).await {
-        Ok(_) => Ok(()),
-        Err(error) if error.code() == Some(grpc::ALREADY_EXISTS) => Ok(()),
-        Err(error) => Err(error.into()),
+    let mut tries = 0..TRIES;
+    loop {
+        place(root, blob)?;
+        let note = note(blob, &reference);
+        match grpc::stream::<_, Written>(connection, CONTENT_WRITE, &metadata, &[note], LIMIT).await {
+            Ok(_) => return Ok(()),
+            Err(error) if error.code() == Some(grpc::ALREADY_EXISTS) => return Ok(()),
+            Err(error) if tries.next().is_none() => return Err(error.into()),
+            // Its garbage collection has found a file that nobody had named yet.
+            Err(_) => {}
+        }
     }
 }
 
-fn writes(blob: &Blob, reference: &str, bytes: &[u8]) -> Vec<Write> {
-    let base = Write {
+/// Nothing to write, for it is there: the size is where the writing has come to.
+fn note(blob: &Blob, reference: &str) -> Write {
+    Write {
+        action: COMMIT,
         reference: reference.into(),
         total: blob.size as i64,
+        offset: blob.size as i64,
         expected: blob.digest.clone(),
+        labels: blob.labels.clone(),
         ..Write::default()
+    }
+}
+
+/// As containerd would have written it: whole or not at all.
+fn place(root: &Path, blob: &Blob) -> Result<(), ImportError> {
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |source| ImportError::from(FileError::Io { path, source })
     };
-    let mut writes: Vec<Write> = bytes
-        .chunks(CHUNK)
-        .enumerate()
-        .map(|(number, chunk)| Write {
-            action: WRITE,
-            offset: (number * CHUNK) as i64,
-            data: chunk.to_vec(),
-            ..base.clone()
-        })
-        .collect();
-    writes.push(Write { action: COMMIT, offset: bytes.len() as i64, labels: blob.labels.clone(), ..base });
-    writes
+    let size = std::fs::metadata(&blob.path).map_err(io(&blob.path))?.len();
+    if size != blob.size {
+        let reason = format!("{size} bytes, its descriptor says {}", blob.size);
+        return Err(ImportError::Layout { path: blob.path.clone(), reason });
+    }
+    let store = under(root, CONTENT_STORE);
+    let target = blob_path(&store, &blob.digest)?;
+    if std::fs::metadata(&target).is_ok_and(|found| found.len() == size) {
+        return Ok(());
+    }
+    let folder = target.parent().unwrap_or(&store);
+    std::fs::create_dir_all(folder).map_err(io(folder))?;
+    let new = target.with_extension("new");
+    std::fs::copy(&blob.path, &new).map_err(io(&new))?;
+    let file = std::fs::File::open(&new).map_err(io(&new))?;
+    file.sync_all().map_err(io(&new))?;
+    std::fs::set_permissions(&new, Permissions::from_mode(0o444)).map_err(io(&new))?;
+    std::fs::rename(&new, &target).map_err(io(&target))
 }
 
 #[cfg(test)]
@@ -295,19 +320,23 @@ mod tests {
     }
 
     #[test]
-    fn a_blob_is_written_in_chunks_and_committed_with_its_labels() {
-        let blob = Blob {
-            path: PathBuf::new(),
-            digest: "sha256:x".into(),
-            size: CHUNK as u64 + 5,
-            labels: HashMap::from([("a".into(), "b".into())]),
-        };
-        let writes = writes(&blob, "r", &vec![7; CHUNK + 5]);
-        assert_eq!(
-            writes.iter().map(|write| (write.action, write.offset)).collect::<Vec<_>>(),
-            [(WRITE, 0), (WRITE, CHUNK as i64), (COMMIT, CHUNK as i64 + 5)]
-        );
-        assert!(writes[0].labels.is_empty() && !writes[2].labels.is_empty());
+    fn a_blob_lies_where_containerd_looks_for_it_before_it_is_told() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = root.path().join("layout");
+        std::fs::create_dir(&layout).unwrap();
+        let (digest, size) = put(&layout, "layer");
+        let path = blob_path(&layout, &digest).unwrap();
+        let labels = HashMap::from([("a".into(), "b".into())]);
+        let blob = Blob { path, digest: digest.clone(), size: size as u64, labels };
+        place(root.path(), &blob).unwrap();
+        place(root.path(), &blob).unwrap();
+        let target = blob_path(&under(root.path(), CONTENT_STORE), &digest).unwrap();
+        assert_eq!(std::fs::read_to_string(&target).unwrap(), "layer");
+        assert_eq!(std::fs::read_dir(target.parent().unwrap()).unwrap().count(), 1);
+        let note = note(&blob, "r");
+        assert_eq!((note.action, note.offset, note.data.len(), note.labels.len()), (COMMIT, 5, 0, 1));
+        let cut = Blob { size: 6, ..blob };
+        assert!(place(root.path(), &cut).unwrap_err().to_string().contains("5 bytes, its descriptor says 6"));
     }
 
     #[test]

@@ -66,18 +66,17 @@ impl Room {
         let mut holder = Command::new("unshare");
         holder.args(["--net", "--mount", "--", "sh", "-c", script, "sh"]).arg(root);
         let holder = hold(&mut holder)?;
-        let cable = format!(
-            "ip link add {name} type veth peer name eth0 netns {} && ip link set {name} master wires up",
-            holder.id()
-        );
-        self.inside(&cable)?;
+        let (cable, machine) = (cable(name), holder.id());
+        self.inside(&format!(
+            "ip link add {cable} type veth peer name eth0 netns {machine} && ip link set {cable} master wires up"
+        ))?;
         nsenter(&holder, &["--net"], &format!("ip address add {address} dev eth0 && ip link set eth0 up"))?;
         Ok(holder)
     }
 
     /// Pulls a machine's cable, or plugs it in again.
     pub fn set_cable(&self, name: &str, plugged: bool) -> Result {
-        self.inside(&format!("ip link set {name} {}", if plugged { "up" } else { "down" }))
+        self.inside(&format!("ip link set {} {}", cable(name), if plugged { "up" } else { "down" }))
     }
 
     fn inside(&self, script: &str) -> Result {
@@ -89,6 +88,11 @@ impl Drop for Room {
     fn drop(&mut self) {
         end(&mut self.holder);
     }
+}
+
+/// The end of a machine's name: an interface's has 15 characters at most.
+fn cable(name: &str) -> &str {
+    &name[name.len().saturating_sub(15)..]
 }
 
 fn end(child: &mut Child) {
