@@ -304,7 +304,8 @@ fn insert(path: &Path, options: Option<&String>) -> io::Result<()> {
         rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(|e| at(path)(e.into()))?;
     let options = CString::new(options.cloned().unwrap_or_default()).unwrap_or_default();
     match rustix::system::finit_module(&file, &options, 0) {
-        Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
+        // A driver without its device has nothing to drive.
+        Ok(()) | Err(rustix::io::Errno::EXIST | rustix::io::Errno::NODEV) => Ok(()),
         Err(error) => Err(at(path)(error.into())),
     }
 }

@@ -49,11 +49,13 @@ pub fn tree(package: &Package, init: &Content, names: &[String], absent: &[Strin
 }
 
 /// Whether a device asks for the module by itself (`pci:...`, `virtio:...`, `scsi:...`): then it is
-/// loaded when such a device is there, and loading it anyway would only cost time.
+/// loaded when such a device is there, and loading it anyway would only cost time. A processor is always there.
 fn has_device_alias(selection: &select::Selection, name: &str) -> bool {
     let module = selection.modules.get(&module_name(name));
     module.is_some_and(|module| {
-        module.info.aliases.iter().any(|alias| alias.contains(':') && !alias.starts_with("devname:"))
+        let of_device =
+            |alias: &String| alias.contains(':') && !["devname:", "cpu:"].iter().any(|kind| alias.starts_with(kind));
+        module.info.aliases.iter().any(of_device)
     })
 }
 
