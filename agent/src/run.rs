@@ -389,10 +389,24 @@ async fn count_pods(api: &Api, node: &str) -> Option<u32> {
     u32::try_from(list.get("items")?.as_array()?.len()).ok()
 }
 
-/// The work with the API: wait for it, apply, then follow node and requests for ever.
+/// The work with the API: as soon as it answers the own node, whose pods' network kubelet waits for; the rest,
+/// and the programs that act for the whole cluster, once it is ready. For ever.
 async fn control(root: &Path, facts: &Facts, api: &Api, status: &Status) {
-    wait_for_api(root, facts, api, status).await;
-    status.phase("applying manifests");
+    status.phase("waiting for the API server");
+    match facts.cluster.masters().count() {
+        1 => take_first_networks(api, facts).await,
+        _ => {
+            while api.get("/api/v1/nodes?limit=1").await.is_err() {
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+    let own_node = again("node", || node::watch(api, facts, root, status));
+    tokio::join!(own_node, control_cluster(root, facts, api));
+}
+
+async fn control_cluster(root: &Path, facts: &Facts, api: &Api) {
+    wait_for_api(root, api).await;
     let applying = async {
         loop {
             match manifests::apply_all(api, root).await {
@@ -407,23 +421,18 @@ async fn control(root: &Path, facts: &Facts, api: &Api, status: &Status) {
             tokio::time::sleep(PAUSE).await;
         }
     };
-    let own_node = again("node", || node::watch(api, facts, root, status));
     let nodes = again("nodes", || node::define(api, &facts.cluster));
     let requests = again("certificate requests", || approval::watch(api, &facts.cluster));
-    tokio::join!(applying, own_node, nodes, requests, keep_network(facts, api));
+    tokio::join!(applying, nodes, requests, keep_network(facts, api));
 }
 
 /// The API server tells init that it serves long before its own bootstrapping (RBAC among it) is
 /// done; who starts then is refused and backs off for seconds. So init waits for this file.
-async fn wait_for_api(root: &Path, facts: &Facts, api: &Api, status: &Status) {
-    status.phase("waiting for the API server");
-    if facts.cluster.masters().count() == 1 {
-        take_first_networks(api, facts).await;
-    }
+async fn wait_for_api(root: &Path, api: &Api) {
     // The last of its checks to pass is asked for alone: the whole list reads from etcd each time.
     for path in ["/readyz/poststarthook/rbac/bootstrap-roles", "/readyz"] {
         while api.health(path).await.is_err() {
-            tokio::time::sleep(RETRY).await;
+            tokio::time::sleep(RETRY * 2).await;
         }
     }
     if let Err(error) = mark(root, paths::API_READY_FILE) {
