@@ -1,7 +1,9 @@
 //! Three masters find each other and become one cluster, and what they suffer does not undo it. Too much for two
 //! cores in CI: tests/tests/masters.rs tells the same natively.
 
+use qemu::Line;
 use spec::ports::API_BALANCER;
+use std::time::Duration;
 use stories::manifests::{WEB_NODE_PORT, inspector_on, web_on};
 use stories::{Result, Room, expect, story_with_machines};
 
@@ -18,9 +20,24 @@ fn three_masters_and_a_node_power_on_at_once() {
         answer(&room, &MASTERS)?;
         room.imgbuild("cluster health lab --wait 10m")?;
         room.imgbuild("cluster status lab")?;
+        a_bad_line_costs_time_alone(&room)?;
         a_master_is_killed(&mut room)?;
         a_master_is_wiped(&mut room)
     });
+}
+
+/// One frame in a hundred lost, and 15 ms each way.
+fn a_bad_line_costs_time_alone(room: &Room) -> Result {
+    room.network().set_line(Line { loss_per_mille: 10, delay: Duration::from_millis(15) });
+    for name in MASTERS {
+        let m1 = room.machine("m1")?;
+        m1.eventually("a write", || {
+            room.kubectl_via(name, &["annotate", "node", "m1", &format!("story/by={name}"), "--overwrite"])
+        })?;
+    }
+    room.imgbuild("cluster health lab --wait 10m")?;
+    room.network().set_line(Line::default());
+    answer(room, &MASTERS)
 }
 
 fn a_master_is_killed(room: &mut Room) -> Result {
