@@ -1,6 +1,7 @@
 //! Where a story happens: images, tools, accelerator and the story's folder.
 
-use crate::{Computer, Failure, Network, Result, slots};
+use crate::slots::{self, Slots};
+use crate::{Computer, Failure, Network, Result};
 use images::tools::ToolsRoot;
 use imgbuild::cluster::{DEFINITION_FILE, NewCluster, create};
 use imgbuild::profile::Profile;
@@ -61,11 +62,24 @@ impl ImageDir {
 pub struct Lab {
     folder: PathBuf,
     tools: ToolsRoot,
+    /// The story's turn on the host.
+    slots: Mutex<Option<Slots>>,
 }
 
 impl Lab {
     pub(crate) fn new(folder: &Path) -> Result<Lab> {
-        Ok(Lab { folder: folder.into(), tools: tools()? })
+        Ok(Lab { folder: folder.into(), tools: tools()?, slots: Mutex::default() })
+    }
+
+    pub(crate) fn with_slots(folder: &Path, slots: Slots) -> Result<Lab> {
+        Ok(Lab { slots: Mutex::new(Some(slots)), ..Lab::new(folder)? })
+    }
+
+    /// From here on this many of the story's machines compute, and the others idle: another story begins.
+    pub fn keep_slots(&self, machines: usize) {
+        if let Some(slots) = self.slots.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            slots.keep(machines);
+        }
     }
 
     /// The story's folder: kept when it fails.

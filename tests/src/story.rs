@@ -32,9 +32,9 @@ pub fn scratch_lab<T>(name: &str, measure: impl FnOnce(&Lab) -> Result<T>) -> Re
 pub fn story_with_machines(name: &str, machines: usize, tell: impl FnOnce(&Lab) -> Result) {
     let folder = stories_folder().join(name);
     let told = catch_unwind(AssertUnwindSafe(|| {
-        let _slots = Slots::take(machines)?;
+        let slots = Slots::take(machines)?;
         empty(&folder)?;
-        tell(&Lab::new(&folder)?)
+        tell(&Lab::with_slots(&folder, slots)?)
     }));
     finish(name, &folder, told);
 }

@@ -17,6 +17,8 @@ fn a_node_joins_a_master_and_kube_router_serves_and_keeps_policies() {
         m1.apply(&caller_on("m1"))?;
         m1.apply(&inspector_on("m1"))?;
         m1.wait_for("pod/web pod/caller pod/inspector", "condition=Ready", 300)?;
+        // The node has little to do from here on.
+        lab.keep_slots(1);
         pods_are_reached_across_machines(m1)?;
         the_annotation_chooses_the_scheduler(m1)?;
         gobgp_is_closed(m1)?;
