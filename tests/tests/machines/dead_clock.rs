@@ -3,7 +3,7 @@
 
 use stories::{Computer, Failure, MASTER, Result, StoryCluster, expect, story};
 use time::format_description::well_known::Rfc3339;
-use time::{Duration, OffsetDateTime};
+use time::{Duration, OffsetDateTime, Time};
 
 /// Where a clock without a battery starts; the firmware takes it for 2070.
 const DEAD: &str = "1970-01-01T00:00:00";
@@ -28,7 +28,7 @@ fn off_for_a_year_it_is_the_same_node_and_time_does_not_run_backwards() {
 
         let before = master.node_uids()?;
         master.power_button()?;
-        let later = OffsetDateTime::now_utc() + A_YEAR;
+        let later = (OffsetDateTime::now_utc() + A_YEAR).replace_time(Time::MIDNIGHT);
         master.hardware().clock_base = Some(later.date().to_string() + "T00:00:00");
         master.take_kubeconfig(&cluster.kubeconfig_at(later)?);
         master.power_on()?;
