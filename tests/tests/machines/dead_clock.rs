@@ -47,12 +47,11 @@ fn off_for_a_year_it_is_the_same_node_and_time_does_not_run_backwards() {
     });
 }
 
-/// The time that init sets the clock to, RFC 3339 in UTC.
+/// The time that init sets the clock to once it has read what it saved, RFC 3339 in UTC.
 fn corrected_to(master: &Computer) -> Result<String> {
-    master.wait_for_console("which cannot be; set to ", 180)?;
-    master.wait_for_console("the latest known", 10)?;
+    master.wait_for_console("stage state ", 180)?;
     let console = master.console()?;
-    let seconds = console.split("which cannot be; set to ").nth(1).and_then(|rest| rest.split(',').next());
+    let seconds = console.rsplit("which cannot be; set to ").next().and_then(|rest| rest.split(',').next());
     let time = seconds.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds.parse().ok()?).ok());
     let text = time.and_then(|time| time.format(&Rfc3339).ok());
     text.ok_or_else(|| Failure::Unexpected(format!("init sets the clock to {seconds:?}")))
