@@ -10,6 +10,8 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 pub const COLLECTION: &str = "/api/v1/namespaces/kube-system/configmaps";
+/// Until when join credentials are void.
+const VOID: &str = "imgbuild-joining";
 /// A claim to a name whose machine never registered a node is given up after this many seconds.
 const CLAIM_SECONDS: i64 = 900;
 
@@ -18,9 +20,9 @@ const CLAIM_SECONDS: i64 = 900;
 /// # Errors
 /// Why it is not the caller's, or not yet, in words.
 pub async fn take(api: &Api, caller: &Caller, key: &[u8]) -> Result<(), String> {
+    in_force(api, caller).await?;
     let key = hex::sha256(key);
     let name = &caller.name;
-    let unknown = |error: ApiError| format!("the cluster's API does not answer yet: {error}");
     let path = path(name);
     let found = api.find(&path).await.map_err(unknown)?;
     let node = api.find(&format!("/api/v1/nodes/{name}")).await.map_err(unknown)?;
@@ -35,6 +37,39 @@ pub async fn take(api: &Api, caller: &Caller, key: &[u8]) -> Result<(), String> 
         Err(error) if error.code() == Some(409) => Err(format!("another machine asks as {name} at the same time")),
         Err(error) => Err(unknown(error)),
     }
+}
+
+/// In words: why nobody knows yet.
+pub fn unknown(error: ApiError) -> String {
+    format!("the cluster's API does not answer yet: {error}")
+}
+
+/// Says for the whole cluster that the join credentials which were issued until now are void.
+pub async fn void(api: &Api) -> Result<(), ApiError> {
+    let now = OffsetDateTime::now_utc().unix_timestamp();
+    let record = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": VOID, "namespace": "kube-system"},
+        "data": {"until": now.to_string()},
+    });
+    api.apply(&record).await
+}
+
+/// Whether a join credential is one that [`void`] has left.
+///
+/// # Errors
+/// Why it is not, or nobody knows yet, in words.
+pub async fn in_force(api: &Api, caller: &Caller) -> Result<(), String> {
+    let record = api.find(&format!("{COLLECTION}/{VOID}")).await.map_err(unknown)?;
+    if is_void(caller, record.as_ref()) {
+        return Err("its join credential is void, as all that were issued then: write this machine a new seed".into());
+    }
+    Ok(())
+}
+
+fn is_void(caller: &Caller, record: Option<&Value>) -> bool {
+    let until = record.and_then(|record| record["data"]["until"].as_str()?.parse::<i64>().ok());
+    until.is_some_and(|until| caller.issued < until)
 }
 
 fn path(name: &str) -> String {
@@ -112,6 +147,16 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use spec::agent::organization;
+
+    #[test]
+    fn credentials_are_void_that_were_issued_before_then() {
+        let record = json!({"data": {"until": "1000"}});
+        let void = |issued, record| {
+            is_void(&Caller { name: "n1".into(), organization: organization::JOIN.into(), issued }, record)
+        };
+        assert!(void(999, Some(&record)) && !void(1000, Some(&record)));
+        assert!(!void(0, None) && !void(0, Some(&json!({}))));
+    }
 
     #[test]
     fn a_name_belongs_to_one_key_until_its_node_is_deleted_or_a_newer_credential_comes() {

@@ -3,7 +3,7 @@
 //! operator has approved the key that it asks with, which the machine shows on its console.
 
 use crate::api::{Api, ApiError};
-use crate::claim;
+use crate::claim::{self, unknown};
 use crate::facts::Facts;
 use crate::hex;
 use crate::machine::say;
@@ -39,16 +39,13 @@ pub fn caller(facts: &Facts, caller: &Caller, name: &str) -> Result<Caller, Stri
 /// # Errors
 /// What the machine waits for, in words.
 pub async fn take(api: &Api, cluster: &str, caller: &Caller, key: &[u8]) -> Result<(), String> {
+    claim::in_force(api, caller).await?;
     let (key, name) = (hex::sha256(key), caller.name.as_str());
     if claim::holder(api, name).await.map_err(unknown)?.as_deref() == Some(&key) {
         return Ok(());
     }
     remember(api, name, &key).await?;
     Err(format!("an operator's word is wanted: imgbuild cluster approve {cluster} {name} {}", shown(&key)))
-}
-
-fn unknown(error: ApiError) -> String {
-    format!("the cluster's API does not answer yet: {error}")
 }
 
 /// What people compare.

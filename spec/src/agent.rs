@@ -42,6 +42,9 @@ pub mod path {
     pub const PENDING: &str = "/v1/pending";
     /// POST, operators, masters alone have it: `ApproveRequest`, answered by `Accepted`, or by why not (409).
     pub const APPROVE: &str = "/v1/approve";
+    /// POST, admins, masters alone have it: join credentials that were issued until now are good for nothing any
+    /// more; answered by `Accepted`.
+    pub const JOIN_VOID: &str = "/v1/join/void";
     /// POST, join credential of a master: `HandoverQuestion`, answered by `HandoverAnswer`.
     pub const HANDOVER: &str = "/v1/handover";
     /// GET, anyone but who only joins: `AgentStatus`.

@@ -130,6 +130,15 @@ fn a_node_that_is_not_listed_joins_on_an_operators_word_for_its_key() {
         expect(guessed.is_err(), "no approval of another key", "it was approved")?;
         expect(!node.path(paths::JOINED_FILE).exists(), "no credentials before", "it has joined")?;
 
+        // A stick that was lost: whoever finds it asks for nothing any more.
+        master.imgbuild(&cluster, "cluster rotate lab --join-credentials")?;
+        node.eventually("that its credential is void", || {
+            let phase = node.phase()?;
+            expect(phase.contains("its join credential is void"), "a void credential", phase)
+        })?;
+        node.power_cut();
+        node.write_seed(&cluster)?;
+        node.power_on(&["agent"])?;
         master.imgbuild(&cluster, &format!("{approve}{key}"))?;
         node.eventually("its credentials", || {
             expect(node.path(paths::JOINED_FILE).exists(), "the mark of a machine that has joined", "none")

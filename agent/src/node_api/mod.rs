@@ -11,9 +11,9 @@ mod table;
 
 use crate::api::Api;
 use crate::facts::{Facts, under};
-use crate::machine::Status;
+use crate::machine::{Status, say};
 use crate::server::{Answer, Caller, Handler, Question};
-use crate::{certificates, etcd, handover, join, pending};
+use crate::{certificates, claim, etcd, handover, join, pending};
 use hyper::StatusCode;
 use serde::de::DeserializeOwned;
 use spec::agent::{Accepted, AgentStatus, OrderAnswer, OrderRequest, VERSION};
@@ -53,6 +53,14 @@ impl Handler for NodeApi {
                 Ok(request) => pending::approve(&self.api, caller, &request).await,
                 Err(refusal) => refusal,
             },
+            (Call::JoinVoid, Some(_)) => match claim::void(&self.api).await {
+                Ok(()) => {
+                    let message = "join credentials that were issued until now are void";
+                    say(format!("{message}; asked by {} ({})", caller.name, caller.organization));
+                    Answer::of(&Accepted { message: message.into() })
+                }
+                Err(error) => Answer::refusal(StatusCode::SERVICE_UNAVAILABLE, claim::unknown(error)),
+            },
             (Call::Handover, Some(member)) => {
                 handover::answer(&self.facts, &self.api, member.cluster(), caller, body).await
             }
@@ -76,6 +84,7 @@ impl Handler for NodeApi {
                 | Call::Join
                 | Call::Pending
                 | Call::Approve
+                | Call::JoinVoid
                 | Call::Handover
                 | Call::EtcdMembers
                 | Call::EtcdDefrag

@@ -12,6 +12,7 @@ pub enum Call {
     Join,
     Pending,
     Approve,
+    JoinVoid,
     Handover,
     Status,
     Log,
@@ -50,12 +51,13 @@ const MASTERS_AND_READERS: &[&str] =
 const MEMBERS_AND_READERS: &[&str] =
     &[organization::MASTER, organization::NODE, organization::READER, organization::OPERATOR, organization::ADMIN];
 
-pub static TABLE: [Endpoint; 21] = [
+pub static TABLE: [Endpoint; 22] = [
     get(path::REPORT, MASTERS, Call::Report),
     post(path::LEARNER, MASTERS, Call::Learner),
     post(path::JOIN, JOINERS, Call::Join),
     get(path::PENDING, READERS, Call::Pending),
     post(path::APPROVE, OPERATORS, Call::Approve),
+    post(path::JOIN_VOID, ADMINS, Call::JoinVoid),
     post(path::HANDOVER, &[organization::JOIN], Call::Handover),
     get(path::STATUS, MEMBERS_AND_READERS, Call::Status),
     get(path::LOG, READERS, Call::Log),
@@ -146,6 +148,7 @@ mod tests {
                 "POST /v1/join njp",
                 "GET /v1/pending roa",
                 "POST /v1/approve oa",
+                "POST /v1/join/void a",
                 "POST /v1/handover j",
                 "GET /v1/status mnroa",
                 "GET /v1/logs/{name} roa",

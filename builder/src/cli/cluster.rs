@@ -3,6 +3,7 @@
 mod form;
 mod masters;
 mod pending;
+mod rotate;
 mod status;
 
 use super::{print, print_json};
@@ -70,6 +71,8 @@ pub(super) enum ClusterCommand {
     Pending(pending::PendingArguments),
     /// Let such a node join
     Approve(pending::ApproveArguments),
+    /// Take back what lets machines join: seeds that were written until now let none in any more
+    Rotate(rotate::RotateArguments),
     /// Let the masters form without some that are off or lost, or although there was a cluster
     Form(form::FormArguments),
 }
@@ -147,6 +150,7 @@ pub(super) fn execute(context: &Context, command: &ClusterCommand) -> Result<()>
         ClusterCommand::Health(arguments) => status::health(context, &read(&arguments.name)?, arguments),
         ClusterCommand::Pending(arguments) => pending::list(context, &read(&arguments.name)?, arguments),
         ClusterCommand::Approve(arguments) => pending::approve(context, &read(&arguments.name)?, arguments),
+        ClusterCommand::Rotate(arguments) => rotate::execute(context, &read(&arguments.name)?, arguments),
         ClusterCommand::Form(arguments) => form::execute(context, &read(&arguments.name)?, arguments),
     }
 }
