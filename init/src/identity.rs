@@ -48,7 +48,7 @@ pub fn find<'a>(cluster: &'a Cluster, role: Role, signs: &Signs) -> Result<Cow<'
         .collect();
     match open.as_slice() {
         [machine] => Ok(Cow::Borrowed(machine)),
-        _ if role == Role::Node && cluster.any_node.is_some() => any_node(cluster, signs),
+        _ if cluster.takes_any(role) => any_node(cluster, signs),
         _ => Err(explain(cluster, role, signs)),
     }
 }

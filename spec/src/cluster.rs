@@ -259,6 +259,11 @@ impl Cluster {
         })
     }
 
+    /// Whether a machine of this role need not be listed.
+    pub fn takes_any(&self, role: Role) -> bool {
+        role == Role::Node && self.any_node.is_some()
+    }
+
     /// Whether there is, or may be, more than one machine.
     pub fn has_several(&self) -> bool {
         self.machines.len() > 1 || self.any_node.is_some()

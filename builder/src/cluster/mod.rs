@@ -164,8 +164,7 @@ pub fn for_image(context: &Context, name: &str, role: Role) -> Result<Definition
     let definition = Definition::of_name(&context.project, name)?;
     definition.require_sound(context, now)?;
     let cluster = &definition.cluster;
-    let may_be_any = role == Role::Node && cluster.any_node.is_some();
-    if !may_be_any && !cluster.machines.iter().any(|machine| machine.role == role) {
+    if !cluster.takes_any(role) && !cluster.machines.iter().any(|machine| machine.role == role) {
         return Err(no_machine(&definition, role));
     }
     Ok(definition)

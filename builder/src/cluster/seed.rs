@@ -98,7 +98,7 @@ pub fn bound_machine<'a>(definition: &'a Definition, machine: Option<&'a str>, r
         require_machine(definition, name, role)?;
         return Ok(Some(name));
     }
-    if !joins(definition, role) || (role == Role::Node && definition.cluster.any_node.is_some()) {
+    if !joins(definition, role) || definition.cluster.takes_any(role) {
         return Ok(None);
     }
     let machines: Vec<&str> = definition

@@ -189,6 +189,29 @@ pub struct OrderAnswer {
     pub without: BTreeSet<String>,
 }
 
+/// A machine that waits for an operator's word: `path::PENDING` is a list of them, by name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PendingMachine {
+    pub name: String,
+    /// The beginning of its key's SHA-256, as its console shows it: `KEY_DIGITS` hexadecimal digits.
+    pub key: String,
+    /// When it asked first.
+    pub since: i64,
+}
+
+/// What is shown of a key's SHA-256, and asked for: 64 bits are nobody's to find a second key for.
+pub const KEY_DIGITS: usize = 16;
+
+/// `path::APPROVE`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ApproveRequest {
+    pub name: String,
+    /// As the machine's console shows it.
+    pub key: String,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,27 +246,4 @@ mod tests {
         assert!(!member(Some(health(true, &["memberID:1 alarm:NOSPACE"]))).is_healthy());
         assert!(!member(None).is_healthy());
     }
-}
-
-/// A machine that waits for an operator's word: `path::PENDING` is a list of them, by name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct PendingMachine {
-    pub name: String,
-    /// The beginning of its key's SHA-256, as its console shows it: `KEY_DIGITS` hexadecimal digits.
-    pub key: String,
-    /// When it asked first.
-    pub since: i64,
-}
-
-/// What is shown of a key's SHA-256, and asked for: 64 bits are nobody's to find a second key for.
-pub const KEY_DIGITS: usize = 16;
-
-/// `path::APPROVE`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct ApproveRequest {
-    pub name: String,
-    /// As the machine's console shows it.
-    pub key: String,
 }

@@ -1,9 +1,13 @@
 //! Asking the masters of a cluster: the first that answers speaks for all.
 
+use crate::cli::node::print_document;
+use crate::cli::print;
 use crate::cluster::Definition;
 use crate::error::{Error, Result};
 use crate::node::{Caller, Client, MachineAddress, Trouble, parse_machine_address};
+use crate::request::Context;
 use clap::Args;
+use spec::agent::Accepted;
 use std::time::Duration;
 use time::OffsetDateTime;
 
@@ -15,6 +19,14 @@ pub(in crate::cli) struct MachineAddresses {
     /// Where a machine is reached, instead of what the definition says; give it once for each
     #[arg(long, value_name = "NAME=IP[:PORT]", value_parser = parse_machine_address)]
     pub(in crate::cli) address: Vec<MachineAddress>,
+}
+
+/// Shows what a master has accepted.
+pub(in crate::cli) fn show_accepted(context: &Context, (master, done): (String, Accepted)) -> Result<()> {
+    match context.json {
+        true => print_document(&done),
+        false => print(&format!("{master}: {}\n", done.message)),
+    }
 }
 
 /// The names of the masters.

@@ -1,6 +1,6 @@
 //! `imgbuild cluster pending` and `approve`: nodes that the definition does not list.
 
-use super::masters::{MachineAddresses, masters};
+use super::masters::{MachineAddresses, masters, show_accepted};
 use crate::cli::node::print_document;
 use crate::cli::print;
 use crate::cluster::{DEFAULT, Definition};
@@ -42,10 +42,6 @@ pub(super) fn list(context: &Context, definition: &Definition, arguments: &Pendi
 pub(super) fn approve(context: &Context, definition: &Definition, arguments: &ApproveArguments) -> Result<()> {
     let request = ApproveRequest { name: arguments.machine.clone(), key: arguments.key.clone() };
     let ask = |client: &Client| client.post::<_, Accepted>(path::APPROVE, &request);
-    let (master, done) =
-        arguments.addresses.ask_first(definition, &masters(definition), organization::OPERATOR, ask)?;
-    match context.json {
-        true => print_document(&done),
-        false => print(&format!("{master}: {}\n", done.message)),
-    }
+    let accepted = arguments.addresses.ask_first(definition, &masters(definition), organization::OPERATOR, ask)?;
+    show_accepted(context, accepted)
 }

@@ -1,9 +1,7 @@
 //! `imgbuild cluster rotate`: join credentials are taken back. Every seed gets one of its own when it is written,
 //! so that there is nothing to make anew.
 
-use super::masters::{MachineAddresses, masters};
-use crate::cli::node::print_document;
-use crate::cli::print;
+use super::masters::{MachineAddresses, masters, show_accepted};
 use crate::cluster::{DEFAULT, Definition};
 use crate::error::Result;
 use crate::node::Client;
@@ -24,9 +22,6 @@ pub(in crate::cli) struct RotateArguments {
 
 pub(super) fn execute(context: &Context, definition: &Definition, arguments: &RotateArguments) -> Result<()> {
     let ask = |client: &Client| client.post::<_, Accepted>(path::JOIN_VOID, &serde_json::json!({}));
-    let (master, done) = arguments.addresses.ask_first(definition, &masters(definition), organization::ADMIN, ask)?;
-    match context.json {
-        true => print_document(&done),
-        false => print(&format!("{master}: {}\n", done.message)),
-    }
+    let accepted = arguments.addresses.ask_first(definition, &masters(definition), organization::ADMIN, ask)?;
+    show_accepted(context, accepted)
 }
