@@ -417,11 +417,13 @@ impl<'a> Case<'a> {
         Some(Reason::Abandoned { cluster: cluster.clone(), by: by.clone() })
     }
 
-    /// A damaged folder is given up only for the cluster that runs without it.
+    /// A damaged folder is given up only for the cluster that runs without it, and not before that one is
+    /// known here: whoever set the folder aside and then never met the cluster again might form anew.
     fn partial(&self, why: &str) -> Decision {
-        if self.joinable(&self.own.standing.knows()).is_some() {
-            return Decision::Write(Write::SetAside);
+        match self.joinable(&self.own.standing.knows()) {
+            Some((cluster, _)) if !self.note.knows.contains(cluster) => Decision::Write(Write::Learn(cluster.clone())),
+            Some(_) => Decision::Write(Write::SetAside),
+            None => Decision::Wait(Reason::Partial { why: why.to_owned() }),
         }
-        Decision::Wait(Reason::Partial { why: why.to_owned() })
     }
 }

@@ -171,6 +171,29 @@ fn a_damaged_folder_is_replaced_while_the_cluster_runs() {
 }
 
 #[test]
+fn a_damaged_folder_is_not_set_aside_before_the_cluster_is_known() {
+    let mut world = room(3, &[]);
+    // All three have recorded; two start and commit while the first is off.
+    world.round();
+    world.run(Event::Off(0));
+    world.round();
+    (0..3).for_each(|at| world.run(Event::Act(at)));
+    world.run(Event::Tick(2));
+    world.run(Event::Act(2));
+    // The second loses its data before it has noticed the commit, and hears of the cluster once:
+    world.run(Event::Damage(1));
+    world.run(Event::Hear { to: 1, from: 2 });
+    world.run(Event::Act(1));
+    // the last data goes with the third machine's disk.
+    world.run(Event::Wipe { at: 2, new_seed: true });
+    world.run(Event::Hear { to: 1, from: 2 });
+    world.run(Event::On(0));
+    settle(&mut world);
+    assert_eq!(voters(&world), []);
+    says(&world, 1, true, &["damaged (no snapshot matches the log)", "switch on the other masters"]);
+}
+
+#[test]
 fn a_missing_state_disk_is_not_fresh() {
     let mut world = room(3, &[]);
     world.run(Event::Hide(1));

@@ -73,6 +73,8 @@ struct Etcds {
     committed: bool,
     /// Formed by an order that gives data up.
     by_new: bool,
+    /// Whom an order left out by name.
+    without: BTreeSet<Name>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -343,6 +345,7 @@ impl World {
                 founders: forming.members.values().map(|founder| founder.state.clone()).collect(),
                 committed: false,
                 by_new: forming.order.as_ref().is_some_and(|order| order.new.is_some()),
+                without: forming.order.as_ref().map(|order| order.without.clone()).unwrap_or_default(),
             });
         }
         let name = self.machines[at].name.clone();
@@ -417,15 +420,17 @@ impl World {
     }
 
     /// Whether the disk of a founder is left, or one that holds the cluster's data, or has heard of
-    /// it: where all of them are wiped, seeds included, nobody can tell.
-    fn has_witness(&self, cluster: &ClusterId) -> bool {
+    /// it: where all of them are wiped, seeds included, nobody can tell. Nor can those that an order
+    /// leaves out, unless they hold its data.
+    fn has_witness(&self, cluster: &ClusterId, without: &BTreeSet<Name>) -> bool {
         self.machines.iter().any(|machine| {
             let notes = machine.standing.note().into_iter().chain(machine.hidden.as_ref());
             let founder = notes.into_iter().any(|note| self.clusters[cluster].founders.contains(&note.id));
             let folder =
                 |(folder, committed): (&String, &bool)| *committed && folder.split('-').next() == Some(cluster);
             let hidden = machine.hidden.as_ref().is_some_and(|note| note.knows.contains(cluster));
-            machine.standing.knows().contains(cluster) || hidden || machine.folders.iter().any(folder) || founder
+            let has_heard = machine.standing.knows().contains(cluster) || hidden || founder;
+            machine.folders.iter().any(folder) || (has_heard && !without.contains(&machine.name))
         })
     }
 
@@ -435,7 +440,8 @@ impl World {
             self.violated(format!("{cluster} goes on with a quorum that has none of its commits"));
         }
         let other = |(id, etcds): &(&ClusterId, &Etcds)| *id != cluster && etcds.committed && !etcds.by_new;
-        let other = |entry: &(&ClusterId, &Etcds)| other(entry) && self.has_witness(entry.0);
+        let without = &self.clusters[cluster].without;
+        let other = |entry: &(&ClusterId, &Etcds)| other(entry) && self.has_witness(entry.0, without);
         let second = self.clusters.iter().find(other).map(|(id, _)| id.clone());
         if let Some(first) = second.filter(|_| !self.clusters[cluster].committed && !self.clusters[cluster].by_new) {
             self.violated(format!("{cluster} commits beside {first} without an order to give it up"));
