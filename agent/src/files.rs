@@ -2,7 +2,7 @@
 //! or the new one. Owners are looked up in /etc/passwd, since getpwnam needs a C library's plugins.
 
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Why a file of ours could not be read or written.
@@ -41,7 +41,7 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> FileError + '_ {
     move |source| FileError::Io { path: path.into(), source }
 }
 
-/// Writes all of them: every temporary first, one flush of each file, then the renames.
+/// Writes all of them: every temporary first, one flush, then the renames, and another flush for the names.
 /// `durable`: the files must outlive a power cut (not wanted on a tmpfs).
 pub fn write_all(files: &[NewFile], durable: bool) -> Result<()> {
     let mut waiting = Vec::with_capacity(files.len());
@@ -49,19 +49,21 @@ pub fn write_all(files: &[NewFile], durable: bool) -> Result<()> {
         let temporary = temporary_name(&file.path);
         waiting.push((write_temporary(file, &temporary)?, temporary, &file.path));
     }
-    if durable {
-        for (handle, temporary, _) in &waiting {
-            handle.sync_data().map_err(at(temporary))?;
-        }
-    }
+    let flush = || if durable { flush(&waiting) } else { Ok(()) };
+    flush()?;
     for (_, temporary, path) in &waiting {
         std::fs::rename(temporary, path).map_err(at(path))?;
     }
-    if durable {
-        // The names too: without it a power cut may bring the old files back.
-        let folders: std::collections::BTreeSet<&Path> = files.iter().filter_map(|file| file.path.parent()).collect();
-        for folder in folders {
-            std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(at(folder))?;
+    // The names too: without it a power cut may bring the old files back.
+    flush()
+}
+
+/// Flushes the file systems of these files, each once: a flush of each file would be a commit of each.
+fn flush(files: &[(std::fs::File, PathBuf, &PathBuf)]) -> Result<()> {
+    let mut flushed = std::collections::BTreeSet::new();
+    for (handle, temporary, _) in files {
+        if flushed.insert(handle.metadata().map_err(at(temporary))?.dev()) {
+            rustix::fs::syncfs(handle).map_err(|error| at(temporary)(error.into()))?;
         }
     }
     Ok(())

@@ -41,6 +41,7 @@ mod sntp;
 mod stop;
 #[cfg(test)]
 mod testing;
+mod turn;
 mod vip;
 
 use machine::say;

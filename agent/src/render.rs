@@ -88,8 +88,7 @@ fn render_some(
 }
 
 /// Which service reads a configuration, by the beginning of its path.
-const READERS: [(&str, &str); 10] = [
-    ("etc/containerd/config.toml", "containerd"),
+const READERS: [(&str, &str); 9] = [
     ("etc/coredns/", "coredns"),
     ("etc/kubernetes/kube-apiserver.", "kube-apiserver"),
     ("etc/kubernetes/authentication.", "kube-apiserver"),
@@ -217,9 +216,6 @@ fn values(facts: &Facts) -> Result<Value, RenderError> {
         pki => paths::PKI_DIR,
         seed_pki => format!("{}/{}", paths::SEED_DIR, seed::files::PKI_DIR),
         kubernetes_dir => paths::KUBERNETES_DIR,
-        cni_config_dir => paths::CNI_CONFIG_DIR,
-        cni_plugin_dir => paths::CNI_PLUGIN_DIR,
-        cni_addon_dir => paths::CNI_ADDON_DIR,
     })
 }
 

@@ -9,6 +9,7 @@ use crate::machine::{Status, ask_init, notify_ready, say};
 use crate::node_api::NodeApi;
 use crate::peers::Peers;
 use crate::server;
+use crate::turn::Turn;
 use crate::{
     approval, certificates, etcd, handover, http, join, link_address, manifests, members, metrics, node, render,
     routes, vip,
@@ -32,6 +33,8 @@ const RETRY: Duration = Duration::from_millis(250);
 /// After a failed round of the API's work.
 const PAUSE: Duration = Duration::from_secs(3);
 const DAY: Duration = Duration::from_secs(24 * 3600);
+/// For how long the API server is waited for with what can start without it.
+const RUSH: Duration = Duration::from_secs(180);
 const OBSERVE: Duration = Duration::from_secs(20);
 
 /// Why the machine cannot go on; shown on the console.
@@ -163,11 +166,20 @@ async fn master(root: &Path, facts: Rc<Facts>, status: Rc<Status>, clock: Round)
     let renewal = renew(root, &facts, &judge);
     let clock = clock::keep(&facts, &status, clock, || judge.notify_one());
     let observed = observe(&facts, &api, &status);
-    let control = control(root, &facts, &api, &status);
+    let turn = Turn::new(root, &facts)?;
+    let ready = Notify::new();
+    let control = async {
+        turn.wait(&member, &status).await;
+        if let Err(error) = mark(root, paths::API_TURN_FILE) {
+            say(format!("telling init that the API server may start: {error}"));
+        }
+        control(root, &facts, &api, &status, &ready).await;
+    };
+    let rush = end_rush(root, ready.notified());
     let metrics = metrics::keep(root, &facts, &status);
     let virtual_address = hold_virtual_address(&facts, &api);
     let for_ever =
-        async { tokio::join!(member.run(), served, renewal, clock, observed, control, virtual_address, metrics) };
+        async { tokio::join!(member.run(), served, renewal, clock, observed, control, rush, virtual_address, metrics) };
     // With other addresses everything is to be issued and written anew: init starts the agent again.
     tokio::select! {
         moved = other_addresses(root, &facts) => moved,
@@ -212,8 +224,9 @@ async fn node_machine(root: &Path, facts: Rc<Facts>, status: Rc<Status>, clock: 
         }
     };
     let own_node = again("node", || node::watch(&api, &facts, root, &status));
+    let rush = end_rush(root, wait_until(&api, "/readyz"));
     let metrics = metrics::keep(root, &facts, &status);
-    let for_ever = async { tokio::join!(served, clock, renewal, own_node, keep_network(&facts, &api), metrics) };
+    let for_ever = async { tokio::join!(served, clock, renewal, own_node, rush, keep_network(&facts, &api), metrics) };
     tokio::select! {
         moved = other_addresses(root, &facts) => moved,
         Err(error) = balance(root, &facts) => Err(error),
@@ -289,10 +302,15 @@ pub fn kubelets_api(root: &Path) -> Result<Api, RunError> {
 }
 
 fn api_at(root: &Path, port: u16) -> Result<Api, RunError> {
+    api_of(root, SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+}
+
+/// An API server by its address; each has `localhost` in its certificate.
+pub fn api_of(root: &Path, address: SocketAddr) -> Result<Api, RunError> {
     let folder = crate::facts::under(root, paths::PKI_DIR).join("kubernetes");
     let read = |name: &str| crate::files::read(&folder.join(name));
     let tls = http::tls(&read("ca.crt")?, &read("agent.crt")?, &read("agent.key")?)?;
-    Ok(Api::new(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), "localhost", tls))
+    Ok(Api::new(address, "localhost", tls))
 }
 
 /// Judges the certificates daily and after a step of the clock; restarts what does not reread them.
@@ -391,7 +409,7 @@ async fn count_pods(api: &Api, node: &str) -> Option<u32> {
 
 /// The work with the API: as soon as it answers the own node, whose pods' network kubelet waits for; the rest,
 /// and the programs that act for the whole cluster, once it is ready. For ever.
-async fn control(root: &Path, facts: &Facts, api: &Api, status: &Status) {
+async fn control(root: &Path, facts: &Facts, api: &Api, status: &Status, ready: &Notify) {
     status.phase("waiting for the API server");
     match facts.cluster.masters().count() {
         1 => take_first_networks(api, facts).await,
@@ -402,11 +420,12 @@ async fn control(root: &Path, facts: &Facts, api: &Api, status: &Status) {
         }
     }
     let own_node = again("node", || node::watch(api, facts, root, status));
-    tokio::join!(own_node, control_cluster(root, facts, api));
+    tokio::join!(own_node, control_cluster(root, facts, api, ready));
 }
 
-async fn control_cluster(root: &Path, facts: &Facts, api: &Api) {
+async fn control_cluster(root: &Path, facts: &Facts, api: &Api, ready: &Notify) {
     wait_for_api(root, api).await;
+    ready.notify_one();
     let applying = async {
         loop {
             match manifests::apply_all(api, root).await {
@@ -431,12 +450,26 @@ async fn control_cluster(root: &Path, facts: &Facts, api: &Api) {
 async fn wait_for_api(root: &Path, api: &Api) {
     // The last of its checks to pass is asked for alone: the whole list reads from etcd each time.
     for path in ["/readyz/poststarthook/rbac/bootstrap-roles", "/readyz"] {
-        while api.health(path).await.is_err() {
-            tokio::time::sleep(RETRY * 2).await;
-        }
+        wait_until(api, path).await;
     }
     if let Err(error) = mark(root, paths::API_READY_FILE) {
         say(format!("telling init that the API server is ready: {error}"));
+    }
+}
+
+/// Until the API says `ok` at this path.
+async fn wait_until(api: &Api, path: &str) {
+    while api.health(path).await.is_err() {
+        tokio::time::sleep(RETRY * 2).await;
+    }
+}
+
+/// Lets the services start that leave a boot's processors to others, once the API server is ready; a cluster
+/// without one must not keep a machine's metrics and DNS from it.
+async fn end_rush(root: &Path, ready: impl Future<Output = ()>) {
+    let _ = tokio::time::timeout(RUSH, ready).await;
+    if let Err(error) = mark(root, paths::RUSH_OVER_FILE) {
+        say(format!("telling init that the rest may start: {error}"));
     }
 }
 

@@ -15,6 +15,7 @@ use spec::layout::Slot;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -319,12 +320,15 @@ fn switch_root(handover: &Handover) -> io::Result<()> {
         rustix::mount::mount_move(folder, &target).map_err(|error| at(&target)(error.into()))?;
     }
     std::env::set_current_dir(NEW_ROOT)?;
+    // The same program as the root's, and in memory already: to read it again through verity takes a while.
+    let program = std::fs::File::open("/init").map_err(at("/init"))?;
     // The initramfs lives in memory: give it back.
     remove_below(Path::new("/"), old_root);
     rustix::mount::mount_move(".", "/")?;
     rustix::process::chroot(".")?;
     std::env::set_current_dir("/")?;
-    Err(at(spec::paths::INIT)(std::process::Command::new(spec::paths::INIT).env_clear().exec()))
+    let path = format!("/proc/self/fd/{}", program.as_raw_fd());
+    Err(at(spec::paths::INIT)(std::process::Command::new(path).arg0(spec::paths::INIT).env_clear().exec()))
 }
 
 /// Removes what lies on the device `device` and nothing that is mounted over it.

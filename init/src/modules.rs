@@ -310,6 +310,37 @@ fn insert(path: &Path, options: Option<&String>) -> io::Result<()> {
     }
 }
 
+/// Whether this is a processor's: what it brings makes things faster (ciphers, virtual machines) or measures
+/// (temperature, power), and nothing waits for it.
+pub fn is_processors(modalias: &str) -> bool {
+    modalias.starts_with("cpu:")
+}
+
+/// Loads what the processor has modules for, in a thread that takes only what time others leave: the ciphers test
+/// themselves first.
+///
+/// # Errors
+/// No thread.
+pub fn load_for_processor(loader: SharedLoader) -> io::Result<()> {
+    let work = move || {
+        // A thread's own on Linux (sched(7), "The nice value").
+        let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 19);
+        for modalias in modaliases_of_devices().iter().filter(|modalias| is_processors(modalias)) {
+            for error in lock(&loader).load_for_device(modalias).iter().filter(|error| !without_device(error)) {
+                crate::console::say(error.to_string());
+            }
+        }
+    };
+    std::thread::Builder::new().name("processor".into()).spawn(work)?;
+    Ok(())
+}
+
+/// A driver that found nothing to drive is no failure.
+pub fn without_device(error: &io::Error) -> bool {
+    let text = error.to_string();
+    text.contains("os error 19") || text.contains("os error 6")
+}
+
 /// Every device's modalias in /sys, each once.
 pub fn modaliases_of_devices() -> BTreeSet<String> {
     let mut found = BTreeSet::new();

@@ -7,7 +7,7 @@ use crate::disk::state;
 use crate::events::{self, Inbox, Mailbox};
 use crate::identity::{self, Signs};
 use crate::machine::Machine;
-use crate::modules::{Index, Loader, SharedLoader, lock, names_in};
+use crate::modules::{Index, Loader, SharedLoader, load_for_processor, lock, names_in};
 use crate::net::{link, plan::format_mac, run as network};
 use crate::service::cgroup;
 use crate::service::definition;
@@ -294,7 +294,8 @@ impl Life {
             unit.set(ServiceState::Failed, Some(format!("refused: {}", refusal.reason)));
             self.units.push(unit);
         }
-        Ok(())
+        load_for_processor(self.loader.clone())
+            .map_err(|error| Failure::retry("a thread for the processor's modules", error, "look for what uses memory"))
     }
 }
 

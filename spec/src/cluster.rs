@@ -44,6 +44,9 @@ pub struct Cluster {
     /// What kube-router says to other routers.
     #[serde(default)]
     pub bgp: Bgp,
+    /// What etcd's members take for silence.
+    #[serde(default)]
+    pub etcd: EtcdTiming,
     /// Registry host -> mirror URLs.
     #[serde(default)]
     pub registry_mirrors: BTreeMap<String, Vec<String>>,
@@ -136,6 +139,32 @@ impl Role {
 /// Prefix of a node's share of the pods' network, as kube-controller-manager cuts it.
 pub const fn node_prefix(is_ipv4: bool) -> u8 {
     if is_ipv4 { 24 } else { 64 }
+}
+
+/// etcd's clock among its members (etcd's documentation, "Tuning", "Time parameters"), the same on all masters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct EtcdTiming {
+    /// Milliseconds between two signs of life of the leader: about the time of a round trip.
+    pub heartbeat_ms: u32,
+    /// Milliseconds without one until another stands for election; for so long nothing is written when a master
+    /// falls. Masters that are far from each other, or emulated, need more.
+    pub election_ms: u32,
+}
+
+impl EtcdTiming {
+    /// etcd refuses an election timeout of fewer heartbeats.
+    pub const LEAST_HEARTBEATS: u32 = 5;
+    /// Longest election timeout that etcd takes, in milliseconds.
+    pub const LONGEST_ELECTION_MS: u32 = 50_000;
+}
+
+impl Default for EtcdTiming {
+    /// etcd's own.
+    fn default() -> Self {
+        EtcdTiming { heartbeat_ms: 100, election_ms: 1000 }
+    }
 }
 
 /// BGP (RFC 4271) between the machines, and with the site's routers.

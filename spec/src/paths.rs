@@ -36,6 +36,11 @@ pub const INIT_STATUS_FILE: &str = "/run/imgbuild/init.json";
 pub const NODE_STATUS_FILE: &str = "/run/imgbuild/node.json";
 /// Made by the agent when the API server of this machine has first said that it is ready.
 pub const API_READY_FILE: &str = "/run/imgbuild/kube-apiserver-ready";
+/// Made by the agent when this machine's API server may start: the masters' start one after the other.
+pub const API_TURN_FILE: &str = "/run/imgbuild/kube-apiserver-turn";
+/// Made by the agent when the API server is ready, or has been waited for for some minutes: what nobody asks for
+/// before (DNS cache, metrics, Services' rules) starts then, and leaves a boot's processors to what is waited for.
+pub const RUSH_OVER_FILE: &str = "/run/imgbuild/rush-over";
 /// Made by the agent when this machine has its credentials: kubelet waits for it.
 pub const JOINED_FILE: &str = "/run/imgbuild/joined";
 /// Unix stream socket of init: one `status::Request` as a JSON line, answered by one `status::Response` line.

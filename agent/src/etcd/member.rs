@@ -103,6 +103,19 @@ impl Member {
         self.standing.borrow().holds().and_then(|holds| holds.cluster()).map(|(cluster, _)| cluster.clone())
     }
 
+    /// Whether a quorum answered this member's last read.
+    pub fn is_serving(&self) -> bool {
+        self.etcd.get() == Etcd::Serving
+    }
+
+    /// Whether the master of this name answers and is a member of the same cluster, or a founder of it.
+    pub fn is_beside(&self, name: &str) -> bool {
+        let standing = self.standing.borrow();
+        let reports = self.reports.borrow();
+        let theirs = reports.get(name).and_then(|report| cluster_or_forming(&report.standing));
+        theirs.is_some() && theirs == cluster_or_forming(&standing)
+    }
+
     fn own(&self, candidate: String) -> Own {
         Own {
             name: self.facts.identity.name.clone(),
@@ -473,6 +486,13 @@ impl Member {
             None => Health::Down,
         }
     }
+}
+
+/// A founder has its forming's id before the cluster has its first commit.
+fn cluster_or_forming(standing: &Standing) -> Option<&String> {
+    let holds = standing.holds()?;
+    let forming = || holds.recorded().or(holds.started()).map(|forming| &forming.id);
+    holds.cluster().map(|(cluster, _)| cluster).or_else(forming)
 }
 
 /// The number by which etcd knows this machine: what it was added with, or a founder's, which etcd

@@ -55,6 +55,7 @@ pub(super) fn write(tree: &mut Tree, ingredients: &Ingredients) -> Result<(), Er
         (paths::IMAGE_FILE, json(image)),
         (paths::SYSCTL_FILE, json(&ingredients.settings)),
         (paths::FIREWALL_FILE, ingredients.firewall.to_owned()),
+        ("/etc/containerd/conf.d/images.toml", containerd_images(&image.pause_image)),
     ] {
         tree.insert(path, Node::file(text, 0o644, &origin))?;
     }
@@ -68,6 +69,15 @@ pub(super) fn write(tree: &mut Tree, ingredients: &Ingredients) -> Result<(), Er
         }
     }
     Ok(())
+}
+
+/// containerd's plugin for images, whole: what is imported replaces a plugin's table (containerd-config.toml(5)).
+fn containerd_images(pause_image: &str) -> String {
+    let plugin = "plugins.\"io.containerd.cri.v1.images\"";
+    format!(
+        "version = 4\n\n[{plugin}]\nsnapshotter = \"overlayfs\"\n\n[{plugin}.pinned_images]\nsandbox = {pause_image:?}\n\n\
+         [{plugin}.registry]\nconfig_path = \"/etc/containerd/certs.d\"\n"
+    )
 }
 
 fn pretty_name(image: &Image) -> String {

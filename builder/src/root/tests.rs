@@ -100,6 +100,7 @@ fn packages_are_merged_into_usr_without_owners_and_setuid() {
     assert_eq!(tree.get("/tmp").unwrap().mode, 0o1777);
     assert!(text(&tree, "/etc/os-release").contains("VERSION_ID=\"0.1.0-abc\""));
     assert!(text(&tree, paths::IMAGE_FILE).contains("\"kernel-release\": \"6.12-test\""));
+    assert!(text(&tree, "/etc/containerd/conf.d/images.toml").contains("sandbox = \"pause\"\n"));
 }
 
 #[test]

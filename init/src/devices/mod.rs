@@ -6,7 +6,7 @@ pub mod uevent;
 
 use crate::console;
 use crate::events::{Event, Mailbox};
-use crate::modules::{SharedLoader, lock, modaliases_of_devices};
+use crate::modules::{SharedLoader, is_processors, lock, modaliases_of_devices, without_device};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -93,7 +93,9 @@ impl Devices {
     fn coldplug(&mut self) -> Vec<String> {
         let mut failures = Vec::new();
         loop {
-            let fresh: Vec<String> = modaliases_of_devices().difference(&self.seen).cloned().collect();
+            let mut found = modaliases_of_devices();
+            found.retain(|modalias| !is_processors(modalias));
+            let fresh: Vec<String> = found.difference(&self.seen).cloned().collect();
             if fresh.is_empty() {
                 return failures;
             }
@@ -155,10 +157,4 @@ fn names_in_folder(folder: &str) -> Vec<String> {
 /// PCI class 02, or a virtio network device.
 fn is_network_card(modalias: &str) -> bool {
     modalias.starts_with("virtio:d00000001") || (modalias.starts_with("pci:") && modalias.contains("bc02"))
-}
-
-/// A driver that found nothing to drive is no failure.
-fn without_device(error: &std::io::Error) -> bool {
-    let text = error.to_string();
-    text.contains("os error 19") || text.contains("os error 6")
 }

@@ -8,7 +8,7 @@ mod values;
 use crate::error::Problem;
 use crate::places::Places;
 use ipnet::IpNet;
-use spec::cluster::{Bgp, Cluster, Machine, NetworkChoice, Role};
+use spec::cluster::{Bgp, Cluster, EtcdTiming, Machine, NetworkChoice, Role};
 use std::net::IpAddr;
 use values::{
     LABEL, host_bits, is_authority, is_domain, is_host_name, is_web_address, network, node_prefix, server_address,
@@ -44,6 +44,7 @@ pub(super) fn definition(cluster: &Cluster, places: &Places) -> Findings {
     checker.names();
     checker.mirrors();
     checker.bgp();
+    checker.etcd();
     checker.dns_server();
     checker.addresses_of_cluster();
     checker.families();
@@ -166,6 +167,25 @@ impl Checker<'_> {
             } else if bgp.peers[..index].iter().any(|other| other.address == peer.address) {
                 self.report(&path, format!("the router {} is listed twice", peer.address), "remove one of them");
             }
+        }
+    }
+
+    fn etcd(&mut self) {
+        let EtcdTiming { heartbeat_ms, election_ms } = self.cluster.etcd;
+        if heartbeat_ms == 0 {
+            self.report("etcd.heartbeat-ms", "etcd's leader never rests", "at least 1 is wanted");
+        }
+        let least = heartbeat_ms.saturating_mul(EtcdTiming::LEAST_HEARTBEATS);
+        if election_ms < least || election_ms > EtcdTiming::LONGEST_ELECTION_MS {
+            self.report(
+                "etcd.election-ms",
+                format!("etcd refuses an election timeout of {election_ms} ms"),
+                format!(
+                    "{} heartbeats ({least} ms) at least and {} ms at most are wanted",
+                    EtcdTiming::LEAST_HEARTBEATS,
+                    EtcdTiming::LONGEST_ELECTION_MS
+                ),
+            );
         }
     }
 

@@ -199,6 +199,17 @@ fn bgp_needs_kube_router_and_routers_that_are_there_once() {
 }
 
 #[test]
+fn an_election_lasts_several_heartbeats_and_not_for_ever() {
+    let with = |table: &str| {
+        problems(&format!("name = \"lab\"\n[etcd]\n{table}\n[[machine]]\nname = \"master-1\"\nrole = \"master\"\n"))
+    };
+    assert_eq!(with("heartbeat-ms = 500\nelection-ms = 5000"), [""; 0]);
+    assert_eq!(with("heartbeat-ms = 300"), ["2: etcd refuses an election timeout of 1000 ms"]);
+    assert_eq!(with("election-ms = 60000"), ["3: etcd refuses an election timeout of 60000 ms"]);
+    assert_eq!(with("heartbeat-ms = 0"), ["3: etcd's leader never rests"]);
+}
+
+#[test]
 fn what_the_masters_dns_serves_must_be_there_and_fit_into_a_corefile() {
     let with = |tables: &str| {
         problems(&format!("name = \"lab\"\n{tables}\n[[machine]]\nname = \"master-1\"\nrole = \"master\"\n"))
