@@ -151,7 +151,7 @@ fn style(total: u64, unit: Unit) -> ProgressStyle {
     let template = match (total, unit) {
         (0, Unit::Bytes) => "    {spinner} {msg:40!} {bytes} {bytes_per_sec}",
         (0, Unit::Items) => "    {spinner} {msg:40!} {pos}",
-        (_, Unit::Bytes) => "    {msg:40!} {bar:24} {bytes}/{total_bytes} {bytes_per_sec}",
+        (_, Unit::Bytes) => "    {msg:40!} {bar:24} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
         (_, Unit::Items) => "    {msg:40!} {bar:24} {pos}/{len}",
     };
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())

@@ -208,7 +208,13 @@ fn one_image_serves_many_machines() {
     let image = project.path("disk.img");
     let mut file = std::fs::File::create_new(&image).unwrap();
     file.set_len(spec::layout::image_size()).unwrap();
-    images::gpt::write(&mut file, spec::layout::image_size(), &images::gpt::IMAGE_PARTITIONS).unwrap();
+    images::gpt::write(
+        &mut file,
+        spec::layout::image_size(),
+        &images::gpt::IMAGE_PARTITIONS,
+        images::gpt::Identity::OfImage,
+    )
+    .unwrap();
     for machine in ["node-1", "node-2"] {
         let said = project.done(&["cluster", "seed", "lab", "--machine", machine, "--image", "disk.img"]);
         assert_eq!(said, format!("disk.img is the image of {machine}\n"));

@@ -1,7 +1,7 @@
 //! `disk.img`: the plan of a disk as a value, and its writing as a sparse file.
 
 use crate::esp::{self, EspError};
-use crate::gpt::{self, GptError, IMAGE_PARTITIONS};
+use crate::gpt::{self, GptError, IMAGE_PARTITIONS, Identity};
 use crate::sparse::is_zero;
 use crate::tree::Content;
 use crate::{atomic, sparse};
@@ -59,7 +59,7 @@ impl DiskPlan {
         let esp = esp::build(esp_size, IMAGE_ESP_SERIAL, &self.esp)?;
         atomic::write_file(path, |file| {
             file.set_len(image_size())?;
-            gpt::write(file, image_size(), &IMAGE_PARTITIONS)?;
+            gpt::write(file, image_size(), &IMAGE_PARTITIONS, Identity::OfImage)?;
             for (offset, chunk) in esp.chunks() {
                 file.write_all_at(chunk, esp_offset + offset)?;
             }

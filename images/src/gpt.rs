@@ -10,6 +10,7 @@ use spec::layout::{IMAGE_DISK_GUID, Partition, SECTOR_SIZE};
 use std::collections::BTreeMap;
 use std::io::{self, SeekFrom};
 use thiserror::Error;
+use uuid::Uuid;
 
 const ENTRY: usize = 128;
 const ENTRIES: usize = 128;
@@ -36,12 +37,35 @@ pub fn extent(partition: Partition) -> (u64, u64) {
     (partition.offset(), partition.size().unwrap_or(0))
 }
 
+/// Which GUIDs a table gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Identity {
+    /// Those of an image as built: bytes repeat.
+    OfImage,
+    /// New ones: a disk of its own.
+    Drawn,
+}
+
+impl Identity {
+    fn or_drawn(self, of_image: Uuid) -> Uuid {
+        match self {
+            Identity::OfImage => of_image,
+            Identity::Drawn => Uuid::new_v4(),
+        }
+    }
+}
+
 /// Writes protective MBR, both headers and both entry arrays for these partitions to a device of
 /// `size` bytes (512-byte sectors).
 ///
 /// # Errors
 /// A device that is too small, or its I/O.
-pub fn write<D: DiskDevice>(device: &mut D, size: u64, partitions: &[Partition]) -> Result<(), GptError> {
+pub fn write<D: DiskDevice>(
+    device: &mut D,
+    size: u64,
+    partitions: &[Partition],
+    identity: Identity,
+) -> Result<(), GptError> {
     for partition in partitions {
         let (offset, length) = extent(*partition);
         let wanted = offset + length + spec::layout::BACKUP_GPT_RESERVE;
@@ -52,17 +76,18 @@ pub fn write<D: DiskDevice>(device: &mut D, size: u64, partitions: &[Partition])
     let sectors = u32::try_from(size / SECTOR_SIZE - 1).unwrap_or(u32::MAX);
     ProtectiveMBR::with_lb_size(sectors).overwrite_lba0(device)?;
     let config = GptConfig::new().writable(true).logical_block_size(LogicalBlockSize::Lb512);
-    let mut disk = config.create_from_device(&mut *device, Some(IMAGE_DISK_GUID))?;
-    disk.update_partitions(partitions.iter().map(|partition| (partition.number(), entry(*partition))).collect())?;
+    let mut disk = config.create_from_device(&mut *device, Some(identity.or_drawn(IMAGE_DISK_GUID)))?;
+    let entries = partitions.iter().map(|partition| (partition.number(), entry(*partition, identity)));
+    disk.update_partitions(entries.collect())?;
     disk.write()?;
     renumber(device, partitions)
 }
 
-fn entry(partition: Partition) -> Entry {
+fn entry(partition: Partition, identity: Identity) -> Entry {
     let (offset, length) = extent(partition);
     Entry {
         part_type_guid: Type { guid: partition.type_guid(), os: OperatingSystem::None },
-        part_guid: partition.image_guid(),
+        part_guid: identity.or_drawn(partition.image_guid()),
         first_lba: offset / SECTOR_SIZE,
         last_lba: (offset + length) / SECTOR_SIZE - 1,
         flags: 0,
@@ -124,7 +149,7 @@ mod tests {
     #[test]
     fn numbers_labels_and_guids_are_those_of_spec() {
         let mut disk = SparseDisk::new(image_size());
-        write(&mut disk, image_size(), &IMAGE_PARTITIONS).unwrap();
+        write(&mut disk, image_size(), &IMAGE_PARTITIONS, Identity::OfImage).unwrap();
         let table = GptConfig::new().only_valid_headers(true).open_from_device(disk.clone()).unwrap();
         let mut dump = format!("disk {}\n", table.guid());
         for (number, entry) in table.partitions().iter().filter(|(_, entry)| entry.is_used()) {
@@ -142,7 +167,7 @@ mod tests {
     fn the_same_table_has_the_same_bytes() {
         let table = || {
             let mut disk = SparseDisk::new(image_size());
-            write(&mut disk, image_size(), &IMAGE_PARTITIONS).unwrap();
+            write(&mut disk, image_size(), &IMAGE_PARTITIONS, Identity::OfImage).unwrap();
             disk.chunks().map(|(offset, bytes)| (offset, bytes.to_vec())).collect::<Vec<_>>()
         };
         assert!(table() == table());
@@ -151,7 +176,7 @@ mod tests {
     #[test]
     fn a_device_that_is_too_small_is_refused_by_partition() {
         let mut disk = SparseDisk::new(1 << 30);
-        let message = write(&mut disk, 1 << 30, &IMAGE_PARTITIONS).unwrap_err().to_string();
+        let message = write(&mut disk, 1 << 30, &IMAGE_PARTITIONS, Identity::OfImage).unwrap_err().to_string();
         assert!(message.contains("root-a"), "{message}");
     }
 }

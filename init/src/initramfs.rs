@@ -109,7 +109,7 @@ fn load_drivers(found: &mut Found) -> Result<(), Failure> {
         listener
             .map_err(|error| Failure::of_slot("the kernel's device events", error, "another kernel may have them"))?,
     );
-    let mut loader = Loader::new(Index::of_running_kernel());
+    let loader = Loader::new(Index::of_running_kernel());
     for name in names_in(&std::fs::read_to_string(spec::paths::MODULES_FILE).unwrap_or_default()) {
         if let Err(error) = loader.load(&name) {
             say(error.to_string());
@@ -141,7 +141,7 @@ fn coldplug(found: &mut Found, wanted: &str) -> Vec<Disk> {
         }
         fresh.sort_by_key(|modalias| patience(modalias));
         for modalias in fresh {
-            if let Some(loader) = &mut found.loader {
+            if let Some(loader) = &found.loader {
                 loader.load_for_device(&modalias).iter().for_each(|error| say(error.to_string()));
             }
             found.seen.insert(modalias);

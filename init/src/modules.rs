@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::CString;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The indexes of one kernel release.
 #[derive(Debug, Default)]
@@ -221,33 +222,27 @@ fn class(pattern: &[u8], byte: u8) -> Option<usize> {
     (inside != negated).then_some(end + 1)
 }
 
-/// One loader for all threads: the indexes are read once.
-pub type SharedLoader = std::sync::Arc<std::sync::Mutex<Loader>>;
-
-/// The loader, whoever broke while holding it.
-pub fn lock(loader: &SharedLoader) -> std::sync::MutexGuard<'_, Loader> {
-    loader.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-/// Loads modules and remembers what it has loaded.
+/// Loads modules and remembers what it has loaded. Threads share one: the indexes are read once, and one thread does
+/// not wait for another's driver. A module that two of them load at once is loaded once, by the kernel.
 #[derive(Debug)]
 pub struct Loader {
     index: Index,
-    done: BTreeSet<String>,
+    done: Mutex<BTreeSet<String>>,
 }
 
 impl Loader {
     pub fn new(index: Index) -> Loader {
         let loaded = std::fs::read_to_string("/proc/modules").unwrap_or_default();
-        let done = loaded.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect();
-        Loader { index, done }
+        let done: BTreeSet<String> =
+            loaded.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect();
+        Loader { index, done: Mutex::new(done) }
     }
 
     /// Loads a module by name with what it needs. Built-in ones are fine.
     ///
     /// # Errors
     /// `NotFound` for a module that the image lacks; otherwise the kernel's answer with the path.
-    pub fn load(&mut self, name: &str) -> io::Result<()> {
+    pub fn load(&self, name: &str) -> io::Result<()> {
         let modules = self.index.resolve(name);
         if modules.is_empty() {
             return Err(io::Error::new(
@@ -259,12 +254,20 @@ impl Loader {
     }
 
     /// Loads all that matches a device's modalias; returns what failed.
-    pub fn load_for_device(&mut self, modalias: &str) -> Vec<io::Error> {
+    pub fn load_for_device(&self, modalias: &str) -> Vec<io::Error> {
         self.index.matching(modalias).iter().filter_map(|module| self.load_module(module).err()).collect()
     }
 
-    fn load_module(&mut self, module: &str) -> io::Result<()> {
-        if self.done.contains(module) || self.index.builtin.contains(module) {
+    fn is_done(&self, module: &str) -> bool {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner).contains(module)
+    }
+
+    fn note_done(&self, module: &str) {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner).insert(module.to_owned());
+    }
+
+    fn load_module(&self, module: &str) -> io::Result<()> {
+        if self.is_done(module) || self.index.builtin.contains(module) {
             return Ok(());
         }
         let Some(order) = self.index.load_order(module) else {
@@ -282,19 +285,19 @@ impl Loader {
         let mut result = Ok(());
         for path in order {
             let name = normalise(&path);
-            if self.done.contains(&name) {
+            if self.is_done(&name) {
                 continue;
             }
             let inserted = insert(&self.index.folder.join(&path), self.index.options.get(&name));
             if inserted.is_ok() {
-                self.done.insert(name.clone());
+                self.note_done(&name);
             }
             if name == module {
                 result = inserted;
             }
         }
         // Asked for once: a driver without its device (ENODEV) is not tried again for each alias.
-        self.done.insert(module.to_owned());
+        self.note_done(module);
         result
     }
 }
@@ -304,8 +307,8 @@ fn insert(path: &Path, options: Option<&String>) -> io::Result<()> {
         rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(|e| at(path)(e.into()))?;
     let options = CString::new(options.cloned().unwrap_or_default()).unwrap_or_default();
     match rustix::system::finit_module(&file, &options, 0) {
-        // A driver without its device has nothing to drive.
-        Ok(()) | Err(rustix::io::Errno::EXIST | rustix::io::Errno::NODEV) => Ok(()),
+        // A driver without its device has nothing to drive; one that is busy failed for another thread, which says so.
+        Ok(()) | Err(rustix::io::Errno::EXIST | rustix::io::Errno::NODEV | rustix::io::Errno::BUSY) => Ok(()),
         Err(error) => Err(at(path)(error.into())),
     }
 }
@@ -321,12 +324,12 @@ pub fn is_processors(modalias: &str) -> bool {
 ///
 /// # Errors
 /// No thread.
-pub fn load_for_processor(loader: SharedLoader) -> io::Result<()> {
+pub fn load_for_processor(loader: Arc<Loader>) -> io::Result<()> {
     let work = move || {
         // A thread's own on Linux (sched(7), "The nice value").
         let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 19);
         for modalias in modaliases_of_devices().iter().filter(|modalias| is_processors(modalias)) {
-            for error in lock(&loader).load_for_device(modalias).iter().filter(|error| !without_device(error)) {
+            for error in loader.load_for_device(modalias).iter().filter(|error| !without_device(error)) {
                 crate::console::say(error.to_string());
             }
         }
@@ -383,7 +386,7 @@ pub fn install_helper(init: &str) -> io::Result<()> {
 
 /// The life as modprobe: `modprobe -q -- NAME`. Returns the exit status.
 pub fn answer_kernel_request(arguments: &[String]) -> i32 {
-    let mut loader = Loader::new(Index::of_running_kernel());
+    let loader = Loader::new(Index::of_running_kernel());
     let mut status = 0;
     for name in arguments.iter().skip(1).filter(|argument| !argument.starts_with('-')) {
         if loader.load(name).is_err() {

@@ -7,7 +7,7 @@ use crate::disk::state;
 use crate::events::{self, Inbox, Mailbox};
 use crate::identity::{self, Signs};
 use crate::machine::Machine;
-use crate::modules::{Index, Loader, SharedLoader, load_for_processor, lock, names_in};
+use crate::modules::{Index, Loader, load_for_processor, names_in};
 use crate::net::{link, plan::format_mac, run as network};
 use crate::service::cgroup;
 use crate::service::definition;
@@ -34,7 +34,7 @@ const CARD_PATIENCE: Duration = Duration::from_secs(10);
 struct Life {
     machine: Machine,
     handover: Handover,
-    loader: SharedLoader,
+    loader: Arc<Loader>,
     watch: Arc<Watch>,
     mailbox: Mailbox,
     sysctl_failures: Vec<sysctl::Failure>,
@@ -89,7 +89,7 @@ fn begin() -> Result<(Life, Inbox), Failure> {
     let life = Life {
         machine: Machine::new(image),
         handover,
-        loader: Arc::new(Loader::new(Index::of_running_kernel()).into()),
+        loader: Arc::new(Loader::new(Index::of_running_kernel())),
         watch: Arc::default(),
         mailbox,
         sysctl_failures: Vec::new(),
@@ -139,7 +139,7 @@ impl Life {
     }
 
     fn load(&self, module: &str) {
-        if let Err(error) = lock(&self.loader).load(module) {
+        if let Err(error) = self.loader.load(module) {
             say(error.to_string());
         }
     }
@@ -300,9 +300,9 @@ impl Life {
 }
 
 /// Loads the modules of the image's list, one after the other.
-fn load_listed(loader: &SharedLoader, complain: impl Fn(io::Error)) {
+fn load_listed(loader: &Loader, complain: impl Fn(io::Error)) {
     let text = std::fs::read_to_string(paths::MODULES_FILE).unwrap_or_default();
-    names_in(&text).iter().filter_map(|name| lock(loader).load(name).err()).for_each(complain);
+    names_in(&text).iter().filter_map(|name| loader.load(name).err()).for_each(complain);
 }
 
 /// Stands in the list for a definition that could not be read; it is never started.

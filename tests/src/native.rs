@@ -40,6 +40,9 @@ const LINKS: [(&str, &str); 6] = [
     ("etcdutl", "etcd"),
 ];
 const PASSWD: &str = "root:x:0:0::/root:/\netcd:x:200:200::/:/\nnode-exporter:x:201:201::/:/\ncoredns:x:202:202::/:/\n";
+const ETCD_DIR: &str = "/var/lib/etcd";
+/// What fills its disk.
+const FILLER: &str = "filler";
 /// How often the stand-in looks after its services.
 const ROUND: Duration = Duration::from_millis(50);
 /// Between two starts of a service that ends.
@@ -291,6 +294,34 @@ impl Native {
         run(self.command(program), "", COMMAND_LIMIT)
     }
 
+    /// Gives etcd's data a disk of its own, of this size; while it is off and has no data.
+    pub fn limit_etcd_disk(&self, mebibytes: u32) -> Result {
+        let folder = self.path(ETCD_DIR);
+        make(&folder)?;
+        let script =
+            format!("mount -t tmpfs -o size={mebibytes}m,mode=0700,uid=200,gid=200 tmpfs {}", folder.display());
+        nsenter(&self.holder, &["--mount"], &script)
+    }
+
+    /// Takes all the room that etcd's disk has left.
+    pub fn fill_etcd_disk(&self) -> Result {
+        let folder = self.path(ETCD_DIR);
+        let script = format!("cat /dev/zero > {}/{FILLER} 2>/dev/null || true", folder.display());
+        nsenter(&self.holder, &["--mount"], &script)
+    }
+
+    /// Gives it back.
+    pub fn free_etcd_disk(&self) -> Result {
+        nsenter(&self.holder, &["--mount"], &format!("rm {}/{FILLER}", self.path(ETCD_DIR).display()))
+    }
+
+    /// Whether a line of the service's log has this text.
+    pub fn has_logged(&self, service: &str, text: &str) -> Result<bool> {
+        let path = self.path(&format!("/var/log/{service}.log"));
+        let log = std::fs::read_to_string(&path).map_err(Failure::file(&path, "read"))?;
+        Ok(log.contains(text))
+    }
+
     /// etcdctl with the API server's certificate.
     pub fn etcdctl(&self, arguments: &str) -> Result<String> {
         let pki = format!("{}/kubernetes", paths::PKI_DIR);
@@ -404,7 +435,7 @@ struct Unit {
 
 impl Unit {
     fn terminate(&self) {
-        for process in &self.process {
+        if let Some(process) = &self.process {
             // What has ended already needs no word.
             let _ = kill_process(Pid::from_child(process), Signal::TERM);
         }

@@ -143,6 +143,37 @@ fn a_master_cut_off_from_the_others_does_not_serve_and_catches_up() {
     });
 }
 
+/// etcd writes two segments of 64 MiB for its log ahead of time.
+const SMALL_DISK_MIB: u32 = 192;
+
+#[test]
+fn a_full_disk_stops_one_member_and_it_catches_up_once_there_is_room() {
+    story("native-full-disk", |lab| {
+        let (room, cluster) = (Room::new()?, definition(lab)?);
+        let mut masters = masters(&room, &cluster)?;
+        masters[2].limit_etcd_disk(SMALL_DISK_MIB)?;
+        power_on(&mut masters)?;
+        masters.iter().try_for_each(|master| has_voters(master, 3))?;
+        masters[2].fill_etcd_disk()?;
+        let value = "x".repeat(100_000);
+        masters[2].eventually("etcd without room", || {
+            masters[0].etcdctl(&format!("put filling {value}"))?;
+            let ended = masters[2].has_logged("etcd", "no space left on device")?;
+            expect(ended, "that the disk is full, in etcd's log", "it writes on")
+        })?;
+        put(&masters[0], "word")?;
+        has(&masters[1], "word")?;
+        expect(
+            masters[2].etcdctl("put alone kept").is_err(),
+            "no write where there is no room",
+            "it was acknowledged",
+        )?;
+        masters[2].free_etcd_disk()?;
+        has(&masters[2], "word")?;
+        has_voters(&masters[2], 3)
+    });
+}
+
 /// The master's answer to an operator who wants it to reboot; whoever tells the story does it.
 fn reboot(master: &Native, cluster: &StoryCluster) -> Result<std::result::Result<Accepted, Trouble>> {
     master.ask(cluster, organization::OPERATOR, |client| client.post(path::REBOOT, &PowerRequest::default()))

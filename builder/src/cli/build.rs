@@ -1,10 +1,13 @@
 //! `imgbuild --profile NAME`, `imgbuild build`.
 
-use crate::error::Result;
+use super::burn::Consent;
+use crate::burn::{BurnRequest, Image};
+use crate::error::{Error, Result};
 use crate::profile::Profile;
 use crate::request::{BuildRequest, Context};
 use clap::Args;
 use std::path::PathBuf;
+use time::OffsetDateTime;
 
 #[derive(Args)]
 #[command(next_help_heading = "Options of build")]
@@ -21,11 +24,17 @@ pub(super) struct BuildArguments {
     /// Machine of the cluster definition that the image is for [default: a master is found by MAC or serial at boot, a node is the only one]
     #[arg(short, long, value_name = "NAME")]
     machine: Option<String>,
+    /// Then write the image to this stick; several are written at the same time
+    #[arg(long, value_name = "DEVICE")]
+    burn: Vec<PathBuf>,
+    #[command(flatten)]
+    consent: Consent,
 }
 
 impl BuildArguments {
     pub(super) fn is_empty(&self) -> bool {
-        self.profile.is_empty() && self.out.is_none() && self.cluster.is_none() && self.machine.is_none()
+        let unnamed = self.profile.is_empty() && self.out.is_none() && self.cluster.is_none() && self.machine.is_none();
+        unnamed && self.burn.is_empty() && !self.consent.is_given()
     }
 }
 
@@ -38,9 +47,24 @@ pub(super) fn execute(context: Context, arguments: &BuildArguments) -> Result<()
     };
     let cluster = super::cluster::name_or_default(arguments.cluster.as_deref())?;
     crate::cluster::check_machine(&context, &cluster, arguments.machine.as_deref(), role)?;
+    if arguments.burn.is_empty() {
+        if arguments.consent.is_given() {
+            return Err(Error::bad_input("which stick?").help("--burn /dev/NAME; imgbuild burn lists them"));
+        }
+        return build(&BuildRequest { context, profile, out, cluster, machine: arguments.machine.clone() });
+    }
+    // Before minutes of building, and again before anything is written.
+    arguments.consent.choose(&context, &arguments.burn)?;
     let request = BuildRequest { context, profile, out, cluster, machine: arguments.machine.clone() };
-    tell(&request);
-    crate::pipeline::build(&request)
+    build(&request)?;
+    let devices = arguments.consent.again(&request.context, &arguments.burn)?;
+    let burning = BurnRequest { image: Image::find(&request.out)?, devices, seed: None };
+    super::burn::write(&request.context, &burning, OffsetDateTime::now_utc())
+}
+
+fn build(request: &BuildRequest) -> Result<()> {
+    tell(request);
+    crate::pipeline::build(request)
 }
 
 /// With `-v` the folders and files of the build, with `-vv` every value too.

@@ -8,7 +8,8 @@ mod status;
 
 use super::{print, print_json};
 use crate::cluster::{
-    Access, DEFAULT, Definition, NewCluster, create, is_label, schema, user_kubeconfig, write_kubeconfig, write_seed,
+    Access, DEFAULT, Definition, NewCluster, SeedOf, create, is_label, schema, user_kubeconfig, write_kubeconfig,
+    write_seed,
 };
 use crate::error::{Error, Result};
 use crate::request::Context;
@@ -142,7 +143,7 @@ pub(super) fn execute(context: &Context, command: &ClusterCommand) -> Result<()>
         ClusterCommand::Seed { name, machine, image, with_keys } => {
             let definition = read(name)?;
             definition.require_sound(context, now)?;
-            write_seed(&definition, machine, image, *with_keys, now)?;
+            write_seed(&SeedOf { definition, machine: machine.clone(), with_keys: *with_keys }, image, now)?;
             print(&format!("{} is the image of {machine}\n", image.display()))
         }
         ClusterCommand::Kubeconfig(arguments) => kubeconfig(context, arguments, &read(&arguments.name)?, now),

@@ -1,6 +1,7 @@
 //! The command line: syntax here, one file a subcommand, meaning in [`crate::request`].
 
 mod build;
+mod burn;
 mod cluster;
 mod completions;
 mod doctor;
@@ -31,6 +32,7 @@ const EXAMPLES: &str = "\
 Examples:
   imgbuild --profile master                    build out/master, for the cluster `default`
   imgbuild --profile master --profile vm       the same with the cloud kernel, into out/master-vm
+  imgbuild --profile master --burn /dev/sdb    the same, and onto a stick
   imgbuild run out/master-vm/disk.img          boot it in a virtual machine until it is Ready
   imgbuild --profile ./my.toml                 your own profile, which may extend ours
   imgbuild explain --profile master            every value with the line that it came from
@@ -60,6 +62,8 @@ enum Command {
     Explain(explain::ExplainArguments),
     /// Boot an image in a virtual machine
     Run(run::RunArguments),
+    /// Write an image to sticks, or list the disks that can be pulled out
+    Burn(burn::BurnArguments),
     /// Clusters: make, check and show definitions; status and orders of those that run
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
@@ -198,6 +202,7 @@ fn execute(cli: &Cli) -> Result<()> {
         Command::Build(arguments) => build::execute(context, arguments),
         Command::Explain(arguments) => explain::execute(&context, arguments),
         Command::Run(arguments) => run::execute(context, arguments),
+        Command::Burn(arguments) => burn::execute(&context, arguments),
         Command::Cluster(command) => cluster::execute(&context, command),
         Command::Node(arguments) => node::execute(&context, arguments),
         Command::Etcd(command) => etcd::execute(&context, command),

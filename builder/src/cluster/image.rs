@@ -11,37 +11,71 @@ use std::fs::File;
 use std::path::Path;
 use time::OffsetDateTime;
 
-/// Makes the image file or stick `image` that of `machine`. Nothing of the seed before stays on it:
-/// that was another machine's secret. Cut off in between, the image has no seed, and the command
-/// can be given again. `with_keys`: a master's carries the authorities' keys in any case.
+/// A machine's seed for an image of its role.
+#[derive(Debug, Clone)]
+pub struct SeedOf {
+    pub definition: Definition,
+    pub machine: String,
+    /// A master's carries the authorities' keys in any case.
+    pub with_keys: bool,
+}
+
+impl SeedOf {
+    fn role(&self) -> Result<Role> {
+        Ok(find_machine(&self.definition, &self.machine)?.role)
+    }
+
+    /// # Errors
+    /// Bad input when the definition has no such machine; a failure when the secrets cannot be read.
+    pub fn files(&self, now: OffsetDateTime) -> Result<seed::Files> {
+        match self.with_keys {
+            true => seed_files_with_keys(&self.definition, &self.machine, now),
+            false => seed_files(&self.definition, Some(&self.machine), self.role()?, now),
+        }
+    }
+
+    /// # Errors
+    /// Bad input when `image` is no image of ours, or one of another role.
+    pub fn require_image(&self, image: &Path) -> Result<()> {
+        let mut file = File::open(image).map_err(|error| Error::io("read", image, error))?;
+        require_seed_partition(&file, image)?;
+        self.require_role(&seed::read(&mut file, Partition::Seed.offset()), image)
+    }
+
+    /// Puts it in the place of the seed on a disk. Nothing of the one before stays: that was another machine's secret.
+    ///
+    /// # Errors
+    /// Bad input when the seed before was for a machine of another role; a failure when the disk cannot be written.
+    pub fn put(&self, disk: &mut File, files: &seed::Files, shown: &Path) -> Result<()> {
+        let start = Partition::Seed.offset();
+        self.require_role(&seed::read(disk, start), shown)?;
+        let failed =
+            |error: seed::Error| Error::because(format!("cannot write the seed of {}", shown.display()), error);
+        seed::erase(disk, start).map_err(failed)?;
+        seed::write(disk, start, files).map_err(failed).map(drop)
+    }
+
+    fn require_role(&self, before: &std::result::Result<seed::Seed, seed::Error>, image: &Path) -> Result<()> {
+        let (role, machine) = (self.role()?, &self.machine);
+        let Some(found) = role_of(before).filter(|found| *found != role) else { return Ok(()) };
+        let message =
+            format!("{} is the image of a {}, and {machine} is a {}", image.display(), found.name(), role.name());
+        let help = format!("build one: imgbuild --profile {} --machine {machine}", role.name());
+        Err(Error::bad_input(message).help(help))
+    }
+}
+
+/// Makes the image file or stick `image` that of the seed's machine. Cut off in between, the image has no seed, and
+/// the command can be given again.
 ///
 /// # Errors
 /// Bad input when the definition has no such machine, the file is none of our images, or its last seed
 /// was for a machine of another role; a failure when the secrets or the file cannot be read or written.
-pub fn write_seed(
-    definition: &Definition,
-    machine: &str,
-    image: &Path,
-    with_keys: bool,
-    now: OffsetDateTime,
-) -> Result<()> {
-    let role = find_machine(definition, machine)?.role;
-    let files = match with_keys {
-        true => seed_files_with_keys(definition, machine, now)?,
-        false => seed_files(definition, Some(machine), role, now)?,
-    };
+pub fn write_seed(of: &SeedOf, image: &Path, now: OffsetDateTime) -> Result<()> {
+    let files = of.files(now)?;
     let mut file = open(image)?;
     require_seed_partition(&file, image)?;
-    let start = Partition::Seed.offset();
-    let failed = |error: seed::Error| Error::because(format!("cannot write the seed of {}", image.display()), error);
-    if let Some(found) = role_of(&seed::read(&mut file, start)).filter(|found| *found != role) {
-        let message =
-            format!("{} is the image of a {}, and {machine} is a {}", image.display(), found.name(), role.name());
-        let help = format!("build one: imgbuild --profile {} --machine {machine}", role.name());
-        return Err(Error::bad_input(message).help(help));
-    }
-    seed::erase(&mut file, start).map_err(failed)?;
-    seed::write(&mut file, start, &files).map_err(failed).map(drop)
+    of.put(&mut file, &files, image)
 }
 
 fn open(image: &Path) -> Result<File> {
@@ -96,6 +130,7 @@ mod tests {
     use super::super::{DEFINITION_FILE, NewCluster, create};
     use super::*;
     use crate::project::Project;
+    use images::gpt::{IMAGE_PARTITIONS, Identity};
     use spec::seed::files;
     use std::os::unix::fs::FileExt;
     use std::path::PathBuf;
@@ -112,12 +147,16 @@ mod tests {
         Definition::of_name(&project, "lab").unwrap()
     }
 
+    fn of(definition: &Definition, machine: &str) -> SeedOf {
+        SeedOf { definition: definition.clone(), machine: machine.into(), with_keys: false }
+    }
+
     /// An image as built, of holes but for its partition table.
     fn image(work: &Path) -> PathBuf {
         let path = work.join("disk.img");
         let mut file = File::create_new(&path).unwrap();
         file.set_len(spec::layout::image_size()).unwrap();
-        images::gpt::write(&mut file, spec::layout::image_size(), &images::gpt::IMAGE_PARTITIONS).unwrap();
+        images::gpt::write(&mut file, spec::layout::image_size(), &IMAGE_PARTITIONS, Identity::OfImage).unwrap();
         path
     }
 
@@ -135,11 +174,11 @@ mod tests {
     fn an_image_becomes_another_nodes_and_keeps_nothing_of_the_one_before() {
         let work = tempfile::tempdir().unwrap();
         let (definition, image) = (definition(work.path()), image(work.path()));
-        write_seed(&definition, "node-1", &image, false, NOW).unwrap();
+        write_seed(&of(&definition, "node-1"), &image, NOW).unwrap();
         let first = seed::read_path(&image, Partition::Seed.offset()).unwrap().files;
         let key = first[files::JOIN_KEY].clone();
         assert!(holds(&seed_partition(&image), &key));
-        write_seed(&definition, "node-2", &image, false, NOW).unwrap();
+        write_seed(&of(&definition, "node-2"), &image, NOW).unwrap();
         let second = seed::read_path(&image, Partition::Seed.offset()).unwrap().files;
         assert!(String::from_utf8_lossy(&second[files::MACHINE]).contains("node-2"));
         assert!(!holds(&seed_partition(&image), &key), "the first node's key is still on the stick");
@@ -153,10 +192,10 @@ mod tests {
         let (definition, image) = (definition(work.path()), image(work.path()));
         let generic = seed_files(&definition, None, Role::Master, NOW).unwrap();
         seed::write_path(&image, Partition::Seed.offset(), &generic).unwrap();
-        let error = write_seed(&definition, "node-1", &image, false, NOW).unwrap_err();
+        let error = write_seed(&of(&definition, "node-1"), &image, NOW).unwrap_err();
         assert!(error.status() == 2 && error.to_string().contains("the image of a master"), "{error}");
         assert_eq!(seed::read_path(&image, Partition::Seed.offset()).unwrap().files, generic);
-        write_seed(&definition, "master-1", &image, false, NOW).unwrap();
+        write_seed(&of(&definition, "master-1"), &image, NOW).unwrap();
     }
 
     #[test]
@@ -164,7 +203,7 @@ mod tests {
         let work = tempfile::tempdir().unwrap();
         let definition = definition(work.path());
         let refused = |image: &Path, words: &str| {
-            let error = write_seed(&definition, "node-1", image, false, NOW).unwrap_err();
+            let error = write_seed(&of(&definition, "node-1"), image, NOW).unwrap_err();
             assert!(error.status() == 2 && error.to_string().contains(words), "{error}");
         };
         let empty = work.path().join("empty");
@@ -177,7 +216,13 @@ mod tests {
         let foreign = work.path().join("foreign");
         let mut file = File::create_new(&foreign).unwrap();
         file.set_len(spec::layout::image_size()).unwrap();
-        images::gpt::write(&mut file, spec::layout::image_size(), &[Partition::Bios, Partition::Esp]).unwrap();
+        images::gpt::write(
+            &mut file,
+            spec::layout::image_size(),
+            &[Partition::Bios, Partition::Esp],
+            Identity::OfImage,
+        )
+        .unwrap();
         refused(&foreign, "no partition 5");
         refused(&work.path().join("none"), "no such image");
         refused(work.path(), "is a folder");

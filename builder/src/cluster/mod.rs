@@ -22,7 +22,7 @@ use time::OffsetDateTime;
 pub use access::{Access, LONGEST_ACCESS, machine_authority, operator_credential, user_kubeconfig};
 pub use check::{Findings, is_label};
 pub use create::{Master, NewCluster, create, write_kubeconfig};
-pub use image::write_seed;
+pub use image::{SeedOf, write_seed};
 pub use schema::schema;
 use seed::seed_files_with_keys;
 pub use seed::{bound_machine, seed_files};

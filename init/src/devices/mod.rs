@@ -6,7 +6,7 @@ pub mod uevent;
 
 use crate::console;
 use crate::events::{Event, Mailbox};
-use crate::modules::{SharedLoader, is_processors, lock, modaliases_of_devices, without_device};
+use crate::modules::{Loader, is_processors, modaliases_of_devices, without_device};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -53,7 +53,7 @@ impl Watch {
 ///
 /// # Errors
 /// As the kernel answers.
-pub fn start(loader: SharedLoader, watch: Arc<Watch>, mailbox: Mailbox) -> std::io::Result<()> {
+pub fn start(loader: Arc<Loader>, watch: Arc<Watch>, mailbox: Mailbox) -> std::io::Result<()> {
     let listener = uevent::Listener::open()?;
     let work = move || Devices { watch, mailbox, loader, seen: BTreeSet::new() }.run(&listener);
     std::thread::Builder::new().name("devices".into()).spawn(work)?;
@@ -63,7 +63,7 @@ pub fn start(loader: SharedLoader, watch: Arc<Watch>, mailbox: Mailbox) -> std::
 struct Devices {
     watch: Arc<Watch>,
     mailbox: Mailbox,
-    loader: SharedLoader,
+    loader: Arc<Loader>,
     seen: BTreeSet<String>,
 }
 
@@ -105,7 +105,7 @@ impl Devices {
             let last_card = cards.last().cloned();
             for modalias in cards.into_iter().chain(others) {
                 failures.extend(
-                    lock(&self.loader)
+                    self.loader
                         .load_for_device(&modalias)
                         .iter()
                         .filter(|error| !without_device(error))
@@ -127,7 +127,7 @@ impl Devices {
             links::update_all();
         }
         if let (true, Some(modalias)) = (event.action == "add", event.value("MODALIAS")) {
-            for error in lock(&self.loader).load_for_device(modalias).iter().filter(|error| !without_device(error)) {
+            for error in self.loader.load_for_device(modalias).iter().filter(|error| !without_device(error)) {
                 console::say(error.to_string());
             }
             self.seen.insert(modalias.to_owned());

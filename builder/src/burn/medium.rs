@@ -1,0 +1,148 @@
+//! A disk while it becomes a stick: marked unusable first, the partition table last.
+
+use super::source::{CHUNK, Image};
+use crate::error::{Error, Result};
+use gpt::disk::LogicalBlockSize;
+use images::gpt::{IMAGE_PARTITIONS, Identity};
+use rustix::fs::{Mode, OFlags};
+use spec::layout::{ALIGNMENT, BACKUP_GPT_RESERVE, Partition, image_size};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// Where O_DIRECT takes a buffer: a page.
+const PAGE: usize = 4096;
+/// Stands in the first sector until the stick is whole.
+const MARK: &[u8] = b"imgbuild: the writing of this medium was not finished; burn it again.\n";
+
+/// A disk that nobody else uses meanwhile.
+pub struct Medium {
+    path: PathBuf,
+    /// Bytes.
+    size: u64,
+    /// Opened exclusively: what mounts it is refused as long as this lives.
+    file: File,
+    /// Past the page cache.
+    direct: File,
+}
+
+impl Medium {
+    /// # Errors
+    /// A failure when it cannot be opened, or somebody uses it.
+    pub fn open(path: &Path, size: u64) -> Result<Medium> {
+        let open = |flags: OFlags| {
+            let opened = rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC | flags, Mode::empty());
+            opened.map(File::from).map_err(|error| Error::io("open", path, error.into()))
+        };
+        Ok(Medium { path: path.to_owned(), size, file: open(OFlags::EXCL)?, direct: open(OFlags::DIRECT)? })
+    }
+
+    fn failed(&self, verb: &'static str) -> impl Fn(io::Error) -> Error + '_ {
+        move |error| Error::io(verb, &self.path, error)
+    }
+
+    /// Takes away the partition tables, so that whatever ends this leaves a disk that nothing boots from, and what an
+    /// earlier image may have left where this one has nothing: the other slot's root, a machine's secrets.
+    ///
+    /// # Errors
+    /// As the disk answers.
+    pub fn mark_unusable(&self) -> Result<()> {
+        let mut megabyte = Buffer::new(ALIGNMENT as usize);
+        megabyte.bytes()[..MARK.len()].copy_from_slice(MARK);
+        self.direct.write_all_at(megabyte.bytes(), 0).map_err(self.failed("write"))?;
+        megabyte.bytes().fill(0);
+        let last = (self.size - 1) / ALIGNMENT * ALIGNMENT;
+        let seed = (Partition::Seed.offset()..Partition::RootB.offset()).step_by(ALIGNMENT as usize);
+        for offset in seed.chain([Partition::RootB.offset(), last - ALIGNMENT, last]) {
+            let length = (self.size - offset).min(ALIGNMENT) as usize;
+            self.direct.write_all_at(&megabyte.bytes()[..length], offset).map_err(self.failed("write"))?;
+        }
+        self.direct.sync_all().map_err(self.failed("write"))
+    }
+
+    /// Writes what the image holds between its partition tables; `done` is told how far it is.
+    ///
+    /// # Errors
+    /// As the image and the disk answer.
+    pub fn write(&self, image: &Image, done: impl FnMut(u64)) -> Result<()> {
+        let put = |offset: u64, bytes: &[u8]| self.direct.write_all_at(bytes, offset).map_err(self.failed("write"));
+        image.chunks(Buffer::new(CHUNK).bytes(), |offset, bytes| inner(offset, bytes, put), done)?;
+        self.direct.sync_all().map_err(self.failed("write"))
+    }
+
+    /// Reads it back and compares.
+    ///
+    /// # Errors
+    /// A failure that says where they differ.
+    pub fn compare(&self, image: &Image, done: impl FnMut(u64)) -> Result<()> {
+        let mut found = Buffer::new(CHUNK);
+        let mut check = |offset: u64, bytes: &[u8]| {
+            let found = &mut found.bytes()[..bytes.len()];
+            self.direct.read_exact_at(found, offset).map_err(self.failed("read"))?;
+            match found.iter().zip(bytes).position(|(found, wanted)| found != wanted) {
+                None => Ok(()),
+                Some(place) => Err(Error::failure(format!(
+                    "{} does not keep what is written to it: byte {} is {:#04x}, {:#04x} was written",
+                    self.path.display(),
+                    offset + place as u64,
+                    found[place],
+                    bytes[place]
+                ))
+                .help("the stick is worn out or is smaller than it says: take another")),
+            }
+        };
+        image.chunks(Buffer::new(CHUNK).bytes(), |offset, bytes| inner(offset, bytes, &mut check), done)
+    }
+
+    /// The seed's partition, before there is a table that names it.
+    pub fn seed(&mut self) -> &mut File {
+        &mut self.file
+    }
+
+    /// Makes it whole: the partition table for the whole disk, with GUIDs of its own, so that two sticks of one image
+    /// in one machine are told apart.
+    ///
+    /// # Errors
+    /// As the disk answers, or its table does not read back.
+    pub fn finish(mut self) -> Result<()> {
+        let broken = |error: &dyn std::fmt::Display, path: &Path| {
+            Error::failure(format!("the partition table of {}: {error}", path.display()))
+        };
+        let written = images::gpt::write(&mut self.file, self.size, &IMAGE_PARTITIONS, Identity::Drawn);
+        written.map_err(|error| broken(&error, &self.path))?;
+        self.file.sync_all().map_err(self.failed("write"))?;
+        let config =
+            gpt::GptConfig::new().writable(false).only_valid_headers(true).logical_block_size(LogicalBlockSize::Lb512);
+        config.open_from_device(&self.file).map_err(|error| broken(&error, &self.path)).map(drop)
+    }
+}
+
+/// Leaves out the image's own partition tables: the first and the last megabyte.
+fn inner(offset: u64, bytes: &[u8], mut act: impl FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
+    let first = ALIGNMENT.saturating_sub(offset).min(bytes.len() as u64);
+    let last = (image_size() - BACKUP_GPT_RESERVE).saturating_sub(offset).min(bytes.len() as u64);
+    if first >= last {
+        return Ok(());
+    }
+    act(offset + first, &bytes[first as usize..last as usize])
+}
+
+/// Bytes at a page's beginning.
+struct Buffer {
+    memory: Vec<u8>,
+    start: usize,
+    length: usize,
+}
+
+impl Buffer {
+    fn new(length: usize) -> Buffer {
+        let memory = vec![0; length + PAGE];
+        let start = memory.as_ptr().align_offset(PAGE);
+        Buffer { memory, start, length }
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..self.start + self.length]
+    }
+}

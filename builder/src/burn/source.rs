@@ -1,0 +1,141 @@
+//! The image to burn: `disk.img` as built or compressed, read in chunks, zeros left out.
+
+use crate::error::{Error, Result};
+use images::sparse::is_zero;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+/// Bytes that are read and written at once; a multiple of every sector and page.
+pub const CHUNK: usize = 4 << 20;
+/// zstd's frame begins with this (RFC 8878, section 3.1.1).
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
+/// An image file.
+#[derive(Debug, Clone)]
+pub struct Image {
+    pub path: PathBuf,
+    pub is_compressed: bool,
+}
+
+impl Image {
+    /// The image at `path`, or `disk.img` in that folder.
+    ///
+    /// # Errors
+    /// Bad input when there is none.
+    pub fn find(path: &Path) -> Result<Image> {
+        let path = if path.is_dir() { path.join("disk.img") } else { path.to_owned() };
+        let mut file = File::open(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Error::bad_input(format!("{}: no such image", path.display()))
+                .help("build one: imgbuild --profile master"),
+            _ => Error::io("read", &path, error),
+        })?;
+        let mut magic = [0; 4];
+        let is_compressed = file.read_exact(&mut magic).is_ok() && magic == ZSTD_MAGIC;
+        Ok(Image { path, is_compressed })
+    }
+
+    /// Calls `take` with offset and bytes of every chunk that holds something, in order; each begins at a multiple
+    /// of the buffer's length, and the last of the image may be short. `pass` is told how many bytes are behind,
+    /// zeros included.
+    ///
+    /// # Errors
+    /// What `take` says, or the image cannot be read.
+    pub fn chunks(
+        &self,
+        buffer: &mut [u8],
+        mut take: impl FnMut(u64, &[u8]) -> Result<()>,
+        mut pass: impl FnMut(u64),
+    ) -> Result<()> {
+        let failed = |error| Error::io("read", &self.path, error);
+        let mut file = File::open(&self.path).map_err(failed)?;
+        let mut reader: Box<dyn Read> = match self.is_compressed {
+            true => Box::new(zstd::Decoder::new(file.try_clone().map_err(failed)?).map_err(failed)?),
+            false => Box::new(file.try_clone().map_err(failed)?),
+        };
+        let step = buffer.len() as u64;
+        let mut offset = 0;
+        loop {
+            if !self.is_compressed {
+                // Both handles have one position.
+                let start = next_data(&file, offset).map_err(failed)? / step * step;
+                offset = file.seek(SeekFrom::Start(start.max(offset))).map_err(failed)?;
+            }
+            let count = fill(&mut reader, buffer).map_err(failed)?;
+            if count > 0 && !is_zero(&buffer[..count]) {
+                take(offset, &buffer[..count])?;
+            }
+            offset += count as u64;
+            pass(offset);
+            if count < buffer.len() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Where data begins at `offset` or behind it; the end when there is nothing but a hole.
+fn next_data(file: &File, offset: u64) -> io::Result<u64> {
+    match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(offset)) {
+        Ok(start) => Ok(start),
+        Err(rustix::io::Errno::NXIO) => Ok(file.metadata()?.len()),
+        // A file system without holes.
+        Err(rustix::io::Errno::INVAL) => Ok(offset),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Reads until the buffer is full or the source ends.
+fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match reader.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::FileExt;
+
+    const STEP: usize = 4096;
+
+    fn chunks(image: &Image) -> (Vec<(u64, usize)>, u64) {
+        let (mut found, mut behind) = (Vec::new(), 0);
+        let take = |offset, bytes: &[u8]| {
+            found.push((offset, bytes.len()));
+            Ok(())
+        };
+        image.chunks(&mut [0; STEP], take, |offset| behind = offset).unwrap();
+        (found, behind)
+    }
+
+    #[test]
+    fn an_image_and_its_compressed_form_give_the_same_chunks() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk.img");
+        let file = File::create_new(&path).unwrap();
+        let length = 64 * STEP as u64 + 512;
+        file.set_len(length).unwrap();
+        for offset in [5 * STEP as u64 + 700, 40 * STEP as u64, length - 1] {
+            file.write_all_at(b"x", offset).unwrap();
+        }
+        let wanted = [(5 * STEP as u64, STEP), (40 * STEP as u64, STEP), (64 * STEP as u64, 512)];
+        let raw = Image::find(folder.path()).unwrap();
+        assert!(!raw.is_compressed);
+        assert_eq!(chunks(&raw), (wanted.to_vec(), length));
+        let target = folder.path().join("disk.img.zst");
+        images::disk::compress(&path, &target, 3, 1).unwrap();
+        let compressed = Image::find(&target).unwrap();
+        assert!(compressed.is_compressed);
+        assert_eq!(chunks(&compressed), (wanted.to_vec(), length));
+        let error = Image::find(&folder.path().join("none")).unwrap_err();
+        assert!(error.status() == 2 && error.to_string().contains("no such image"), "{error}");
+    }
+}
