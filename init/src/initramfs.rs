@@ -19,6 +19,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 const NEW_ROOT: &str = "/newroot";
@@ -30,7 +32,9 @@ const MAPPED_NAME: &str = "root";
 #[derive(Default)]
 struct Found {
     command_line: CommandLine,
-    loader: Option<Loader>,
+    loader: Option<Arc<Loader>>,
+    /// Loads what the root needs, beside the search for the disk.
+    root_drivers: Option<JoinHandle<()>>,
     events: Option<uevent::Listener>,
     seen: BTreeSet<String>,
     disk: Option<Disk>,
@@ -102,27 +106,36 @@ fn read_command_line(found: &mut Found) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The builder's list: verity, file system. What the devices ask for follows while the disk is looked for.
+/// The firmware's variables, which tell the disk, at once; the rest of the builder's list (verity, file system) in a
+/// thread, beside what the devices ask for while the disk is looked for.
 fn load_drivers(found: &mut Found) -> Result<(), Failure> {
     let listener = uevent::Listener::open();
     found.events = Some(
         listener
             .map_err(|error| Failure::of_slot("the kernel's device events", error, "another kernel may have them"))?,
     );
-    let loader = Loader::new(Index::of_running_kernel());
-    for name in names_in(&std::fs::read_to_string(spec::paths::MODULES_FILE).unwrap_or_default()) {
-        if let Err(error) = loader.load(&name) {
-            say(error.to_string());
-        }
-    }
+    let loader = Arc::new(Loader::new(Index::of_running_kernel()));
+    let (named, shared) = (std::fs::read_to_string(spec::paths::MODULES_FILE).unwrap_or_default(), loader.clone());
+    let load_named = move || {
+        names_in(&named).iter().filter_map(|name| shared.load(name).err()).for_each(|error| say(error.to_string()));
+    };
+    found.root_drivers = Some(
+        std::thread::Builder::new()
+            .name("root-drivers".into())
+            .spawn(load_named)
+            .map_err(|error| Failure::retry("a thread for the root's drivers", error, "look for what uses memory"))?,
+    );
+    mount_efi_variables(&loader);
     found.loader = Some(loader);
-    mount_efi_variables();
     Ok(())
 }
 
-fn mount_efi_variables() {
+fn mount_efi_variables(loader: &Loader) {
     let path = "/sys/firmware/efi/efivars";
     if Path::new(path).exists() {
+        if let Err(error) = loader.load("efivarfs") {
+            say(error.to_string());
+        }
         let flags = MountFlags::NOSUID | MountFlags::NOEXEC | MountFlags::NODEV;
         if let Err(error) = mount("efivarfs", path, "efivarfs", flags, c"") {
             say(format!("EFI variables: {error} (is the module efivarfs in the initramfs?)"));
@@ -228,6 +241,9 @@ fn wait_for_devices(found: &mut Found, end: Duration, wanted: &str) -> Result<()
 }
 
 fn open_root(found: &mut Found) -> Result<(), Failure> {
+    if found.root_drivers.take().is_some_and(|thread| thread.join().is_err()) {
+        say("the thread that loads the root's drivers broke");
+    }
     let Some(disk) = &found.disk else { return Ok(()) };
     let (Some(root_hash), Some(hash_offset)) = (found.command_line.root_hash, found.command_line.hash_offset) else {
         let keys = format!("{} and {}", spec::cmdline::ROOT_HASH, spec::cmdline::HASH_OFFSET);

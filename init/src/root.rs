@@ -30,6 +30,9 @@ use std::time::Duration;
 /// How long a card that identifies the machine may take after coldplug.
 const CARD_PATIENCE: Duration = Duration::from_secs(10);
 
+/// What all else waits for.
+const AGENT: &str = "/usr/sbin/agent";
+
 /// What the stages work on.
 struct Life {
     machine: Machine,
@@ -159,6 +162,7 @@ impl Life {
     }
 
     fn devices(&self) -> Result<(), Failure> {
+        read_ahead(AGENT);
         // The lo interface has its address by itself; it only has to be up.
         let up = link::Netlink::open().and_then(|mut netlink| netlink.bring_up(link::index("lo").unwrap_or(1), None));
         if let Err(error) = up {
@@ -297,6 +301,13 @@ impl Life {
         load_for_processor(self.loader.clone())
             .map_err(|error| Failure::retry("a thread for the processor's modules", error, "look for what uses memory"))
     }
+}
+
+/// Has the kernel read a program while others compute: through verity and compression that takes a while.
+fn read_ahead(path: &str) {
+    let Ok(file) = std::fs::File::open(path) else { return };
+    // A hint: whoever needs the program reads it in any case.
+    let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::WillNeed);
 }
 
 /// Loads the modules of the image's list, one after the other.

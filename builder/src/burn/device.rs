@@ -50,6 +50,7 @@ pub struct Device {
 pub fn disks() -> Result<Vec<Device>> {
     let mut found = list(&[])?;
     found.retain(|device| device.kind == "disk" && device.size > 0);
+    found.iter_mut().for_each(Device::probe);
     Ok(found)
 }
 
@@ -68,11 +69,29 @@ impl Device {
         if !is_block {
             return Err(no_disk(path, "it is no block device"));
         }
-        let found = list(&[&real])?.into_iter().next().ok_or_else(|| no_disk(path, "lsblk does not know it"))?;
+        let mut found = list(&[&real])?.into_iter().next().ok_or_else(|| no_disk(path, "lsblk does not know it"))?;
+        found.probe();
         match found.kind.as_str() {
             "disk" | "loop" => Ok(found),
             kind => Err(no_disk(path, &format!("it is a {kind}: the whole disk is wanted"))),
         }
+    }
+
+    /// Looks at the disk itself where udev has told lsblk nothing.
+    fn probe(&mut self) {
+        if self.fstype.is_none() && (self.pttype.is_none() || self.kind == "part") {
+            // Who may not read it, or has no blkid, sees less.
+            let output = Command::new("blkid").args(["--probe", "--output", "export"]).arg(&self.path).output();
+            let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+            let value = |key: &str| {
+                let mut pairs = text.lines().filter_map(|line| line.split_once('='));
+                pairs.find(|(found, _)| *found == key).map(|(_, value)| value.to_owned())
+            };
+            self.fstype = value("TYPE");
+            self.label = self.label.take().or_else(|| value("LABEL"));
+            self.pttype = self.pttype.take().or_else(|| value("PTTYPE"));
+        }
+        self.children.iter_mut().for_each(Device::probe);
     }
 
     /// Whether it is made to be pulled out.

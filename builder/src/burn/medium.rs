@@ -65,9 +65,18 @@ impl Medium {
     ///
     /// # Errors
     /// As the image and the disk answer.
-    pub fn write(&self, image: &Image, done: impl FnMut(u64)) -> Result<()> {
+    pub fn write(&self, image: &Image, mut done: impl FnMut(u64)) -> Result<()> {
+        let mut end = 0;
+        let tell = |offset| {
+            end = offset;
+            done(offset);
+        };
         let put = |offset: u64, bytes: &[u8]| self.direct.write_all_at(bytes, offset).map_err(self.failed("write"));
-        image.chunks(Buffer::new(CHUNK).bytes(), |offset, bytes| inner(offset, bytes, put), done)?;
+        image.chunks(Buffer::new(CHUNK).bytes(), |offset, bytes| inner(offset, bytes, put), tell)?;
+        if end != image_size() {
+            let message = format!("{} ends after {end} bytes, an image has {}", image.path.display(), image_size());
+            return Err(Error::failure(message).help("it was cut off: copy or build it again"));
+        }
         self.direct.sync_all().map_err(self.failed("write"))
     }
 

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use images::sparse::is_zero;
+use spec::layout::image_size;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -10,6 +11,14 @@ use std::path::{Path, PathBuf};
 pub const CHUNK: usize = 4 << 20;
 /// zstd's frame begins with this (RFC 8878, section 3.1.1).
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
+struct Signature {
+    start: usize,
+    bytes: &'static [u8],
+}
+
+/// Of the partition table's header, behind the protective MBR.
+const TABLE_SIGNATURE: Signature = Signature { start: 512, bytes: b"EFI PART" };
 
 /// An image file.
 #[derive(Debug, Clone)]
@@ -32,7 +41,40 @@ impl Image {
         })?;
         let mut magic = [0; 4];
         let is_compressed = file.read_exact(&mut magic).is_ok() && magic == ZSTD_MAGIC;
-        Ok(Image { path, is_compressed })
+        let image = Image { path, is_compressed };
+        image.require_ours()?;
+        Ok(image)
+    }
+
+    /// It begins with a partition table (UEFI 2.10, section 5.3.2), and is as long as an image is.
+    fn require_ours(&self) -> Result<()> {
+        let failed = |error| Error::io("read", &self.path, error);
+        let help = "an image as built is wanted: out/NAME/disk.img, or its disk.img.zst";
+        let mut head = vec![0; TABLE_SIGNATURE.start + TABLE_SIGNATURE.bytes.len()];
+        let is_table = match self.reader(File::open(&self.path).map_err(failed)?)?.read_exact(&mut head) {
+            Ok(()) => head.ends_with(TABLE_SIGNATURE.bytes),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => false,
+            Err(error) => return Err(failed(error)),
+        };
+        if !is_table {
+            return Err(Error::bad_input(format!("{} is no disk image of ours", self.path.display())).help(help));
+        }
+        let length = self.path.metadata().map_err(failed)?.len();
+        if !self.is_compressed && length != image_size() {
+            let message = format!("{} has {length} bytes, an image has {}", self.path.display(), image_size());
+            return Err(Error::bad_input(message).help(help));
+        }
+        Ok(())
+    }
+
+    fn reader(&self, file: File) -> Result<Box<dyn Read>> {
+        match self.is_compressed {
+            true => {
+                let decoder = zstd::Decoder::new(file).map_err(|error| Error::io("read", &self.path, error))?;
+                Ok(Box::new(decoder))
+            }
+            false => Ok(Box::new(file)),
+        }
     }
 
     /// Calls `take` with offset and bytes of every chunk that holds something, in order; each begins at a multiple
@@ -49,10 +91,7 @@ impl Image {
     ) -> Result<()> {
         let failed = |error| Error::io("read", &self.path, error);
         let mut file = File::open(&self.path).map_err(failed)?;
-        let mut reader: Box<dyn Read> = match self.is_compressed {
-            true => Box::new(zstd::Decoder::new(file.try_clone().map_err(failed)?).map_err(failed)?),
-            false => Box::new(file.try_clone().map_err(failed)?),
-        };
+        let mut reader = self.reader(file.try_clone().map_err(failed)?)?;
         let step = buffer.len() as u64;
         let mut offset = 0;
         loop {
@@ -127,15 +166,11 @@ mod tests {
             file.write_all_at(b"x", offset).unwrap();
         }
         let wanted = [(5 * STEP as u64, STEP), (40 * STEP as u64, STEP), (64 * STEP as u64, 512)];
-        let raw = Image::find(folder.path()).unwrap();
-        assert!(!raw.is_compressed);
+        let raw = Image { path: path.clone(), is_compressed: false };
         assert_eq!(chunks(&raw), (wanted.to_vec(), length));
         let target = folder.path().join("disk.img.zst");
         images::disk::compress(&path, &target, 3, 1).unwrap();
-        let compressed = Image::find(&target).unwrap();
-        assert!(compressed.is_compressed);
+        let compressed = Image { path: target, is_compressed: true };
         assert_eq!(chunks(&compressed), (wanted.to_vec(), length));
-        let error = Image::find(&folder.path().join("none")).unwrap_err();
-        assert!(error.status() == 2 && error.to_string().contains("no such image"), "{error}");
     }
 }

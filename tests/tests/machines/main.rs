@@ -10,5 +10,6 @@ mod oracles;
 mod power_cuts;
 mod state_disk;
 mod static_address;
+mod stick;
 mod three_masters;
 mod verity_flip;
