@@ -58,7 +58,7 @@ const MOUNTS: [Mount; 9] = [
     Mount { kind: "pstore", target: "/sys/fs/pstore", flags: NO_PROGRAMS, options: c"", optional: true },
 ];
 
-/// Mounts all of it; / becomes shared, as volumes of pods want it.
+/// Mounts all of it but /etc; / becomes shared, as volumes of pods want it.
 ///
 /// # Errors
 /// The first that the machine cannot do without, by name.
@@ -86,11 +86,14 @@ pub fn mount_all() -> io::Result<()> {
     ] {
         let _ = std::os::unix::fs::symlink(target, link);
     }
-    mount_etc()
+    Ok(())
 }
 
-/// /etc: the image's below, this boot's generated files above, in memory.
-fn mount_etc() -> io::Result<()> {
+/// /etc: the image's below, this boot's generated files above, in memory. Needs the module overlay.
+///
+/// # Errors
+/// With the path in the text.
+pub fn mount_etc() -> io::Result<()> {
     for folder in ["/run/imgbuild/etc/upper", "/run/imgbuild/etc/work"] {
         std::fs::create_dir_all(folder).map_err(at(folder))?;
     }

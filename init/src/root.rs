@@ -155,10 +155,14 @@ impl Life {
                 "the image lacks a folder or a module: build it again",
             )
         };
-        // Without this the kernel would call its modprobe, which is this program again, from the start.
-        self.load("overlay");
-        mounts::mount_all().map_err(damaged)?;
-        cgroup::set_up().map_err(damaged)
+        std::thread::scope(|scope| {
+            // Without it the kernel would call its modprobe, which is this program again, from the start.
+            let overlay = scope.spawn(|| self.load("overlay"));
+            mounts::mount_all().and_then(|()| cgroup::set_up()).map_err(damaged)?;
+            // Whether it loaded shows in the mount.
+            drop(overlay.join());
+            mounts::mount_etc().map_err(damaged)
+        })
     }
 
     fn devices(&self) -> Result<(), Failure> {
