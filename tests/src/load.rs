@@ -15,6 +15,17 @@ const COLLECTION: &str = "/api/v1/namespaces/default/configmaps";
 /// For one request, however long the API stands still, and for writes to come about.
 const PATIENCE: Duration = Duration::from_secs(90);
 
+/// What an API server that goes down says to a request that it has not looked at: client-go sends it again, after the
+/// second that the header Retry-After asks for. Its proxy, which does not keep a request's body, leaves that to its
+/// own client.
+const NOT_LOOKED_AT: [&str; 2] =
+    ["cannot retry err [http2: Transport received Server's graceful shutdown GOAWAY]", "apiserver is shutting down"];
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+fn is_to_be_sent_again(failure: &str) -> bool {
+    NOT_LOOKED_AT.iter().any(|text| failure.contains(text))
+}
+
 /// One attempt to write: when it ended, and the object's name or why there is none.
 #[derive(Debug)]
 struct Write {
@@ -100,7 +111,11 @@ impl Load<'_> {
             }
             let name = format!("load-{number}");
             let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}});
-            let answer = http::post(self.proxy, COLLECTION, &object.to_string(), PATIENCE);
+            let mut answer = http::post(self.proxy, COLLECTION, &object.to_string(), PATIENCE);
+            while answer.as_ref().is_err_and(|failure| is_to_be_sent_again(&failure.to_string())) {
+                std::thread::sleep(RETRY_AFTER);
+                answer = http::post(self.proxy, COLLECTION, &object.to_string(), PATIENCE);
+            }
             let outcome = answer.map(|_| name).map_err(|failure| failure.to_string());
             self.writes().push(Write { ended: Instant::now(), outcome });
             self.another.notify_all();

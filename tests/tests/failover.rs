@@ -54,11 +54,23 @@ fn masters_go_one_by_one_under_load_and_nothing_acknowledged_is_lost() {
             room.set_cable(&masters[killed].name, true)?;
             masters[killed].power_on(&MASTER)?;
             ready(&masters)?;
+            let follower = (leader(&masters)? + 1) % masters.len();
+            let moment = Instant::now();
+            masters[follower].power_off();
+            let failed = tell("a master that does not lead switched off", load, moment)?;
+            expect(failed.is_empty(), "no failed request while a master is switched off", failed.join("; "))?;
+
+            masters[follower].power_on(&MASTER)?;
+            ready(&masters)?;
             let stopped = leader(&masters)?;
             let moment = Instant::now();
             masters[stopped].power_off();
             let failed = tell("etcd's leader switched off", load, moment)?;
-            expect(failed.is_empty(), "no failed request while a master is switched off", failed.join("; "))?;
+            // etcd drops what a follower hands to a leader that is handing over, and says so to nobody: the one write
+            // that was on its way may time out, and nothing else fails.
+            let is_etcds = |reason: &String| reason.contains("etcdserver: request timed out");
+            let as_few = failed.len() <= 1 && failed.iter().all(is_etcds);
+            expect(as_few, "at most the write that was on its way to the leader failed", failed.join("; "))?;
             load.nothing_is_lost()
         })
     });
