@@ -62,6 +62,9 @@ fn read(path: &Path, offset: u64, length: u64) -> Vec<u8> {
 /// Places with something in them: across a chunk's end, and alone in their chunks.
 const FILLED: [(u64, u64); 3] = [(3 * MIB, 3 * MIB), (400 * MIB + 4096, 8192), (1200 * MIB - 512, 1024)];
 
+/// Where it has nothing, and must have nothing on the stick.
+const STALE: [u64; 3] = [100 * MIB, 405 * MIB, 700 * MIB];
+
 /// An image with its table, something in its ESP and root, and a master's seed.
 fn image(project: &Project) -> PathBuf {
     let path = project.path("disk.img");
@@ -96,6 +99,10 @@ fn two_sticks_at_once_hold_the_image_and_are_told_apart() {
     let (seed, slot) = (Partition::Seed.offset(), Partition::RootB.offset());
     sticks[0].put(seed + 5 * MIB, b"another machine's secret");
     sticks[0].put(slot, b"an older root");
+    // Between two pieces of one partition, and right behind its last.
+    for stale in STALE {
+        sticks[0].put(stale, b"an older file");
+    }
     let said = project.done(&[
         "burn",
         "disk.img",
@@ -116,6 +123,9 @@ fn two_sticks_at_once_hold_the_image_and_are_told_apart() {
         }
         assert!(stick.bytes(seed, 16 * MIB).iter().all(|byte| *byte == 0));
         assert!(stick.bytes(slot, MIB).iter().all(|byte| *byte == 0));
+        for stale in STALE {
+            assert!(stick.bytes(stale, 4096).iter().all(|byte| *byte == 0), "at {stale}");
+        }
     }
     let ((one, parts), (two, others)) = (guids(&sticks[0].file), guids(&sticks[1].file));
     assert_eq!(parts.len(), IMAGE_PARTITIONS.len());

@@ -8,6 +8,7 @@ use rustix::fs::{Mode, OFlags};
 use spec::layout::{ALIGNMENT, BACKUP_GPT_RESERVE, Partition, image_size};
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -65,14 +66,9 @@ impl Medium {
     ///
     /// # Errors
     /// As the image and the disk answer.
-    pub fn write(&self, image: &Image, mut done: impl FnMut(u64)) -> Result<()> {
-        let mut end = 0;
-        let tell = |offset| {
-            end = offset;
-            done(offset);
-        };
+    pub fn write(&self, image: &Image, done: impl FnMut(u64)) -> Result<()> {
         let put = |offset: u64, bytes: &[u8]| self.direct.write_all_at(bytes, offset).map_err(self.failed("write"));
-        image.chunks(Buffer::new(CHUNK).bytes(), |offset, bytes| inner(offset, bytes, put), tell)?;
+        let end = each(image, put, done)?;
         if end != image_size() {
             let message = format!("{} ends after {end} bytes, an image has {}", image.path.display(), image_size());
             return Err(Error::failure(message).help("it was cut off: copy or build it again"));
@@ -86,7 +82,7 @@ impl Medium {
     /// A failure that says where they differ.
     pub fn compare(&self, image: &Image, done: impl FnMut(u64)) -> Result<()> {
         let mut found = Buffer::new(CHUNK);
-        let mut check = |offset: u64, bytes: &[u8]| {
+        let check = |offset: u64, bytes: &[u8]| {
             let found = &mut found.bytes()[..bytes.len()];
             self.direct.read_exact_at(found, offset).map_err(self.failed("read"))?;
             match found.iter().zip(bytes).position(|(found, wanted)| found != wanted) {
@@ -101,7 +97,7 @@ impl Medium {
                 .help("the stick is worn out or is smaller than it says: take another")),
             }
         };
-        image.chunks(Buffer::new(CHUNK).bytes(), |offset, bytes| inner(offset, bytes, &mut check), done)
+        each(image, check, done).map(drop)
     }
 
     /// The seed's partition, before there is a table that names it.
@@ -127,14 +123,52 @@ impl Medium {
     }
 }
 
-/// Leaves out the image's own partition tables: the first and the last megabyte.
-fn inner(offset: u64, bytes: &[u8], mut act: impl FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
-    let first = ALIGNMENT.saturating_sub(offset).min(bytes.len() as u64);
-    let last = (image_size() - BACKUP_GPT_RESERVE).saturating_sub(offset).min(bytes.len() as u64);
-    if first >= last {
-        return Ok(());
+/// Calls `act` with every piece of the image that has to be on the disk, in order, the image's own partition tables
+/// left out: what it holds, and zeros where something else there would be taken for content. What lies behind the
+/// content of a partition is left out. Gives the image's length.
+fn each(image: &Image, mut act: impl FnMut(u64, &[u8]) -> Result<()>, mut done: impl FnMut(u64)) -> Result<u64> {
+    let (mut zeros, mut end, mut length) = (Buffer::new(CHUNK), ALIGNMENT, 0);
+    let last = image_size() - BACKUP_GPT_RESERVE;
+    let mut fill = |from: u64, to: u64, act: &mut dyn FnMut(u64, &[u8]) -> Result<()>| {
+        zeros_between(from, to)
+            .into_iter()
+            .flat_map(pieces)
+            .try_for_each(|(offset, length)| act(offset, &zeros.bytes()[..length]))
+    };
+    let take = |offset: u64, bytes: &[u8]| {
+        let first = ALIGNMENT.saturating_sub(offset).min(bytes.len() as u64);
+        let behind = last.saturating_sub(offset).min(bytes.len() as u64);
+        if first >= behind {
+            return Ok(());
+        }
+        fill(end, offset + first, &mut act)?;
+        act(offset + first, &bytes[first as usize..behind as usize])?;
+        end = offset + behind;
+        Ok(())
+    };
+    let tell = |offset| {
+        length = offset;
+        done(offset);
+    };
+    image.chunks(Buffer::new(CHUNK).bytes(), take, tell)?;
+    fill(end, last, &mut act)?;
+    Ok(length)
+}
+
+/// Where there must be zeros between what ends at `end` and what begins at `next`: all of it within one partition; one
+/// chunk behind the end of a partition's content, which may share a cluster with it; all before the next one's.
+fn zeros_between(end: u64, next: u64) -> [Range<u64>; 2] {
+    let start = Partition::ON_DISK.map(Partition::offset).into_iter().filter(|start| *start <= next).max();
+    match start {
+        Some(start) if start > end => [end..(end + CHUNK as u64).min(start), start..next],
+        _ => [end..next, next..next],
     }
-    act(offset + first, &bytes[first as usize..last as usize])
+}
+
+/// A range in pieces of at most a chunk: offset and length.
+fn pieces(range: Range<u64>) -> impl Iterator<Item = (u64, usize)> {
+    let Range { start, end } = range;
+    (start..end).step_by(CHUNK).map(move |offset| (offset, (end - offset).min(CHUNK as u64) as usize))
 }
 
 /// Bytes at a page's beginning.
@@ -153,5 +187,24 @@ impl Buffer {
 
     fn bytes(&mut self) -> &mut [u8] {
         &mut self.memory[self.start..self.start + self.length]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeros_are_written_within_a_partition_and_not_behind_its_content() {
+        let (esp, root) = (Partition::Esp.offset(), Partition::RootA.offset());
+        let chunk = CHUNK as u64;
+        assert_eq!(zeros_between(esp + chunk, esp + 9 * chunk)[0], esp + chunk..esp + 9 * chunk);
+        assert_eq!(
+            zeros_between(esp + chunk, root + 2 * chunk),
+            [esp + chunk..esp + 2 * chunk, root..root + 2 * chunk]
+        );
+        assert_eq!(zeros_between(root - 512, root), [root - 512..root, root..root]);
+        let parts: Vec<_> = pieces(5..2 * chunk).collect();
+        assert_eq!(parts, [(5, CHUNK), (5 + chunk, CHUNK - 5)]);
     }
 }
