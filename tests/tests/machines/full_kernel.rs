@@ -14,8 +14,11 @@ fn the_full_kernel_boots_from_nvme_with_every_sysctl_of_explain_in_force() {
         hardware.display = Display::Card;
         master.power_on()?;
         master.wait_ready()?;
-        let lit = master.lit_pixels()?;
-        expect(lit > 2000, "the status page on the screen", format!("{lit} pixels that are not black"))?;
+        // It has just been cleared to be drawn anew.
+        master.eventually("the status page on the screen", || {
+            let lit = master.lit_pixels()?;
+            expect(lit > 2000, "a page of text", format!("{lit} pixels that are not black"))
+        })?;
 
         master.apply(&manifests::inspector())?;
         master.wait_for("pod/inspector", "condition=Ready", 300)?;
