@@ -215,6 +215,8 @@ impl Native {
             make(&self.path(folder))?;
         }
         copy_tree(&self.path("/seed"), &self.path(paths::SEED_DIR))?;
+        // At this speed no service has to leave the processor to another.
+        put(&self.path(paths::RUSH_OVER_FILE), "")?;
         let machine_id = self.machine_id()?;
         let role = self.role.name();
         let identity = json!({
