@@ -137,6 +137,13 @@ fn mark(root: &Path, file: &str) -> Result<(), RunError> {
     Ok(crate::files::write(&crate::facts::under(root, file), "", 0o644, false)?)
 }
 
+/// The same where the work goes on without it.
+fn tell_init(root: &Path, file: &str, what: &str) {
+    if let Err(error) = mark(root, file) {
+        say(format!("telling init that {what}: {error}"));
+    }
+}
+
 /// A master: everything that goes on side by side.
 async fn master(root: &Path, facts: Rc<Facts>, status: Rc<Status>, clock: Round) -> Result<(), RunError> {
     status.phase("issuing certificates");
@@ -170,9 +177,7 @@ async fn master(root: &Path, facts: Rc<Facts>, status: Rc<Status>, clock: Round)
     let ready = Notify::new();
     let control = async {
         turn.wait(&member, &status).await;
-        if let Err(error) = mark(root, paths::API_TURN_FILE) {
-            say(format!("telling init that the API server may start: {error}"));
-        }
+        tell_init(root, paths::API_TURN_FILE, "the API server may start");
         control(root, &facts, &api, &status, &ready).await;
     };
     let rush = end_rush(root, ready.notified());
@@ -452,9 +457,7 @@ async fn wait_for_api(root: &Path, api: &Api) {
     for path in ["/readyz/poststarthook/rbac/bootstrap-roles", "/readyz"] {
         wait_until(api, path).await;
     }
-    if let Err(error) = mark(root, paths::API_READY_FILE) {
-        say(format!("telling init that the API server is ready: {error}"));
-    }
+    tell_init(root, paths::API_READY_FILE, "the API server is ready");
 }
 
 /// Until the API says `ok` at this path.
@@ -468,9 +471,7 @@ async fn wait_until(api: &Api, path: &str) {
 /// without one must not keep a machine's metrics and DNS from it.
 async fn end_rush(root: &Path, ready: impl Future<Output = ()>) {
     let _ = tokio::time::timeout(RUSH, ready).await;
-    if let Err(error) = mark(root, paths::RUSH_OVER_FILE) {
-        say(format!("telling init that the rest may start: {error}"));
-    }
+    tell_init(root, paths::RUSH_OVER_FILE, "the rest may start");
 }
 
 /// Before the file of [`wait_for_api`] is there, so that no controller manager runs beside it.

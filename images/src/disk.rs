@@ -131,13 +131,19 @@ fn write_zeros(writer: &mut impl Write, mut count: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Where the next data begins and ends, from `position` on.
-fn next_data(file: &File, position: u64, length: u64) -> io::Result<(u64, u64)> {
+/// Where the next data of a file of `length` bytes begins and ends, from `position` on; both are the length where
+/// nothing but a hole is left. The file's own position is moved.
+///
+/// # Errors
+/// As lseek(2) answers.
+pub fn next_data(file: &File, position: u64, length: u64) -> io::Result<(u64, u64)> {
     use rustix::fs::SeekFrom::{Data, Hole};
     let start = match rustix::fs::seek(file, Data(position)) {
         Ok(start) => start.min(length),
         // Nothing but a hole up to the end.
         Err(rustix::io::Errno::NXIO) => return Ok((length, length)),
+        // A file system without holes.
+        Err(rustix::io::Errno::INVAL) => return Ok((position, length)),
         Err(error) => return Err(error.into()),
     };
     let end = rustix::fs::seek(file, Hole(start))?;

@@ -68,7 +68,7 @@ fn masters_go_one_by_one_under_load_and_nothing_acknowledged_is_lost() {
             let failed = tell("etcd's leader switched off", load, moment)?;
             // etcd drops what a follower hands to a leader that is handing over, and says so to nobody: the one write
             // that was on its way may time out, and nothing else fails.
-            let is_etcds = |reason: &String| reason.contains("etcdserver: ");
+            let is_etcds = |reason: &String| reason.contains("etcdserver: request timed out");
             let as_few = failed.len() <= 1 && failed.iter().all(is_etcds);
             expect(as_few, "at most the write that was on its way to the leader failed", failed.join("; "))?;
             load.nothing_is_lost()

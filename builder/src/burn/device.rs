@@ -43,13 +43,13 @@ pub struct Device {
     children: Vec<Device>,
 }
 
-/// All disks of this machine.
+/// The disks of this machine that are made to be pulled out.
 ///
 /// # Errors
 /// A failure when lsblk (util-linux) does not answer.
-pub fn disks() -> Result<Vec<Device>> {
+pub fn removable() -> Result<Vec<Device>> {
     let mut found = list(&[])?;
-    found.retain(|device| device.kind == "disk" && device.size > 0);
+    found.retain(|device| device.kind == "disk" && device.size > 0 && device.is_removable());
     found.iter_mut().for_each(Device::probe);
     Ok(found)
 }

@@ -5,7 +5,7 @@ mod device;
 mod medium;
 mod source;
 
-pub use device::{Device, disks};
+pub use device::{Device, removable};
 pub use source::Image;
 
 use crate::cluster::SeedOf;
@@ -66,7 +66,7 @@ impl Targets {
 /// # Errors
 /// A failure when lsblk does not answer.
 pub fn candidates() -> Result<String> {
-    let removable: Vec<Device> = disks()?.into_iter().filter(Device::is_removable).collect();
+    let removable = removable()?;
     if removable.is_empty() {
         return Ok("no removable disk is plugged in".to_owned());
     }

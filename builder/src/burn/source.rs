@@ -1,6 +1,7 @@
 //! The image to burn: `disk.img` as built or compressed, read in chunks, zeros left out.
 
 use crate::error::{Error, Result};
+use images::disk::next_data;
 use images::sparse::is_zero;
 use spec::layout::image_size;
 use std::fs::File;
@@ -92,12 +93,13 @@ impl Image {
         let failed = |error| Error::io("read", &self.path, error);
         let mut file = File::open(&self.path).map_err(failed)?;
         let mut reader = self.reader(file.try_clone().map_err(failed)?)?;
-        let step = buffer.len() as u64;
+        let (step, length) = (buffer.len() as u64, file.metadata().map_err(failed)?.len());
         let mut offset = 0;
         loop {
             if !self.is_compressed {
                 // Both handles have one position.
-                let start = next_data(&file, offset).map_err(failed)? / step * step;
+                let (start, _) = next_data(&file, offset, length).map_err(failed)?;
+                let start = start / step * step;
                 offset = file.seek(SeekFrom::Start(start.max(offset))).map_err(failed)?;
             }
             let count = fill(&mut reader, buffer).map_err(failed)?;
@@ -110,17 +112,6 @@ impl Image {
                 return Ok(());
             }
         }
-    }
-}
-
-/// Where data begins at `offset` or behind it; the end when there is nothing but a hole.
-fn next_data(file: &File, offset: u64) -> io::Result<u64> {
-    match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(offset)) {
-        Ok(start) => Ok(start),
-        Err(rustix::io::Errno::NXIO) => Ok(file.metadata()?.len()),
-        // A file system without holes.
-        Err(rustix::io::Errno::INVAL) => Ok(offset),
-        Err(error) => Err(error.into()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! `imgbuild burn IMAGE --to DEVICE`, and the options of `--burn`.
 
 use super::print;
-use crate::burn::{BurnRequest, Device, Image, Targets, burn, candidates, disks};
+use crate::burn::{BurnRequest, Device, Image, Targets, burn, candidates, removable};
 use crate::cluster::{Definition, SeedOf};
 use crate::error::{Error, Result};
 use crate::request::Context;
@@ -90,8 +90,8 @@ fn seed_of(context: &Context, arguments: &BurnArguments, machine: &str, now: Off
 
 fn list(context: &Context) -> Result<()> {
     if context.json {
-        let removable: Vec<_> = disks()?.into_iter().filter(Device::is_removable).map(|disk| disk.to_json()).collect();
-        return super::print_json(&removable.into());
+        let found: Vec<_> = removable()?.iter().map(Device::to_json).collect();
+        return super::print_json(&found.into());
     }
     print(&format!("{}\n", candidates()?))
 }

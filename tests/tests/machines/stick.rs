@@ -1,4 +1,4 @@
-//! An operator burns a stick; a machine with nothing but USB boots from it and lives on it.
+//! An operator burns a stick; a machine with nothing but USB boots from it.
 
 use images::oracle;
 use qemu::Bus;
@@ -8,7 +8,7 @@ const FIRST_SERVICES_SECONDS: u64 = 300;
 const STICK_SIZE: u64 = 8 << 30;
 
 #[test]
-fn a_burned_stick_boots_by_usb_and_keeps_its_state() {
+fn a_burned_stick_boots_by_usb_and_takes_the_state() {
     story("burned-stick", |lab| {
         let image = lab.image(RACK_MASTER)?;
         let mut master = lab.machine("m1", &image)?;
