@@ -3,13 +3,13 @@
 
 use crate::facts::{Facts, under};
 use crate::files::{self, FileError, NewFile};
-use pki::{Authority, AuthorityName, Credential, LEAF_LIFE, LeafRequest, Usage};
+use pki::{Authority, AuthorityName, Credential, LEAF_LIFE, Leaf, LeafRequest, Usage};
 use spec::agent::organization;
 use spec::cluster::{Cluster, Machine};
 use spec::{paths, ports};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use time::OffsetDateTime;
 
 /// Why the certificates could not be brought up to date.
@@ -47,6 +47,13 @@ pub struct Wanted {
     pub kubeconfig: Option<(&'static str, Embed)>,
     /// Services that do not read a renewed certificate by themselves.
     pub restart: &'static [&'static str],
+}
+
+impl Wanted {
+    /// The certificate's file and the key's in the PKI folder given.
+    fn files(&self, folder: &Path) -> [PathBuf; 2] {
+        ["crt", "key"].map(|end| folder.join(format!("{}.{end}", self.name)))
+    }
 }
 
 /// The server that local components of a master talk to.
@@ -258,44 +265,25 @@ pub fn ensure(facts: &Facts, root: &Path, now: OffsetDateTime) -> Result<Issued,
     let folder = under(root, paths::PKI_DIR);
     let kubernetes = under(root, paths::KUBERNETES_DIR);
     prepare_folders(facts, root)?;
-    let mut authorities = BTreeMap::new();
+    let plan = plan(facts)?;
+    let authority = |name: AuthorityName| Ok((name, facts.secrets.authority(name)?));
+    let authorities: BTreeMap<_, _> =
+        AuthorityName::ALL.into_iter().map(authority).collect::<Result<_, CertificateError>>()?;
+    let bring = |wanted: &Wanted| bring_up_to_date(wanted, &authorities[&wanted.authority], &folder, now);
     let (mut durable, mut volatile, mut issued) = (Vec::new(), Vec::new(), Issued::default());
-    for wanted in plan(facts)? {
-        let authority: &Authority = match authorities.entry(wanted.authority) {
-            std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::btree_map::Entry::Vacant(entry) => {
-                entry.insert(facts.secrets.authority(wanted.authority)?)
-            }
-        };
-        let (certificate_path, key_path) =
-            (folder.join(format!("{}.crt", wanted.name)), folder.join(format!("{}.key", wanted.name)));
-        let (certificate, key) = (files::read_if_there(&certificate_path)?, files::read_if_there(&key_path)?);
-        let (certificate, key) =
-            match judge(&wanted, certificate.as_deref(), key.as_deref(), authority.certificate(), now) {
-                Ok(()) => (certificate.unwrap_or_default(), key.unwrap_or_default()),
-                Err(reason) => {
-                    let leaf = authority.issue(&wanted.request, now)?;
-                    let owner = facts.owner(wanted.user)?;
-                    let new = |path: &Path, text: &str| NewFile {
-                        path: path.into(),
-                        content: text.as_bytes().to_vec(),
-                        mode: 0o600,
-                        owner,
-                    };
-                    durable.extend([new(&key_path, &leaf.key), new(&certificate_path, &leaf.certificate)]);
-                    issued.certificates.push((wanted.name.into(), reason));
-                    issued.restart.extend(wanted.restart);
-                    (leaf.certificate, leaf.key)
-                }
-            };
+    for (wanted, pair) in plan.iter().zip(side_by_side(&plan, bring)) {
+        let pair = pair?;
+        let owner = facts.owner(wanted.user)?;
+        let new = |path: PathBuf, text: &str| NewFile { path, content: text.into(), mode: 0o600, owner };
+        if let Some(reason) = pair.reason {
+            let [certificate, key] = wanted.files(&folder);
+            durable.extend([new(key, &pair.leaf.key), new(certificate, &pair.leaf.certificate)]);
+            issued.certificates.push((wanted.name.into(), reason));
+            issued.restart.extend(wanted.restart);
+        }
         if let Some((file, embed)) = wanted.kubeconfig {
-            let text = kubeconfig(facts, &wanted, embed, &certificate, &key)?;
-            volatile.push(NewFile {
-                path: kubernetes.join(file),
-                content: text.into_bytes(),
-                mode: 0o600,
-                owner: facts.owner(wanted.user)?,
-            });
+            let text = kubeconfig(facts, wanted, embed, &pair.leaf)?;
+            volatile.push(new(kubernetes.join(file), &text));
         }
     }
     files::write_all(&durable, true)?;
@@ -303,18 +291,53 @@ pub fn ensure(facts: &Facts, root: &Path, now: OffsetDateTime) -> Result<Issued,
     Ok(issued)
 }
 
-fn kubeconfig(
-    facts: &Facts,
+/// A certificate and its key.
+struct Pair {
+    leaf: Leaf,
+    /// Why it was issued; it is the one on disk when absent.
+    reason: Option<String>,
+}
+
+/// The pair on disk when it is still good, else a new one.
+fn bring_up_to_date(
     wanted: &Wanted,
-    embed: Embed,
-    certificate: &str,
-    key: &str,
-) -> Result<String, CertificateError> {
+    authority: &Authority,
+    folder: &Path,
+    now: OffsetDateTime,
+) -> Result<Pair, CertificateError> {
+    let [certificate, key] = wanted.files(folder);
+    let (certificate, key) = (files::read_if_there(&certificate)?, files::read_if_there(&key)?);
+    match judge(wanted, certificate.as_deref(), key.as_deref(), authority.certificate(), now) {
+        Ok(()) => {
+            let leaf = Leaf { certificate: certificate.unwrap_or_default(), key: key.unwrap_or_default() };
+            Ok(Pair { leaf, reason: None })
+        }
+        Err(reason) => Ok(Pair { leaf: authority.issue(&wanted.request, now)?, reason: Some(reason) }),
+    }
+}
+
+/// `work` done to each item by as many threads as there are processors; results in the items' order.
+fn side_by_side<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let share = items.len().div_ceil(threads).max(1);
+    let work = &work;
+    std::thread::scope(|scope| {
+        let shares: Vec<_> =
+            items.chunks(share).map(|share| scope.spawn(move || share.iter().map(work).collect::<Vec<_>>())).collect();
+        let joined = |thread: std::thread::ScopedJoinHandle<'_, Vec<R>>| match thread.join() {
+            Ok(results) => results,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        shares.into_iter().flat_map(joined).collect()
+    })
+}
+
+fn kubeconfig(facts: &Facts, wanted: &Wanted, embed: Embed, leaf: &Leaf) -> Result<String, CertificateError> {
     let authority = facts.secrets.text(&AuthorityName::Kubernetes.certificate_file())?;
     let path = |end: &str| format!("{}/{}.{end}", paths::PKI_DIR, wanted.name);
     let (certificate_path, key_path) = (path("crt"), path("key"));
     let credential = match embed {
-        Embed::Data => Credential::Embedded { certificate, key },
+        Embed::Data => Credential::Embedded { certificate: &leaf.certificate, key: &leaf.key },
         Embed::Path => Credential::Files { certificate: &certificate_path, key: &key_path },
     };
     let server =
@@ -339,7 +362,7 @@ pub fn prepare_node(facts: &Facts, root: &Path) -> Result<(), CertificateError> 
     write_authorities(facts, authorities)
 }
 
-type AuthorityFiles = Vec<(std::path::PathBuf, AuthorityName, Option<files::Owner>)>;
+type AuthorityFiles = Vec<(PathBuf, AuthorityName, Option<files::Owner>)>;
 
 fn prepare(
     facts: &Facts,
