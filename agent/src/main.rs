@@ -48,18 +48,15 @@ use machine::say;
 use std::path::Path;
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: agent run | import-images | stop-pods
+const USAGE: &str = "usage: agent run | import-images | stop-pods | render DIR
   run            certificates, configurations, cluster work; until it is stopped
   import-images  the image's OCI layouts into containerd; ends when done
-  stop-pods      at shutdown: pods within their grace periods; ends when done";
+  stop-pods      at shutdown: pods within their grace periods; ends when done
+  render DIR     for the builder: the configurations of the machine whose root DIR is, written there";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
-    let command = arguments.next();
-    if arguments.next().is_some() {
-        say(USAGE);
-        return ExitCode::from(2);
-    }
+    let words = (arguments.next(), arguments.next(), arguments.next());
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -68,15 +65,16 @@ fn main() -> ExitCode {
         }
     };
     let root = Path::new("/");
-    let result = match command.as_deref() {
-        Some("run") => {
+    let result = match (words.0.as_deref(), words.1.as_deref(), words.2) {
+        (Some("run"), None, None) => {
             tokio::task::LocalSet::new().block_on(&runtime, run::run(root)).map_err(|error| error.to_string())
         }
-        Some("import-images") => runtime.block_on(import(root)),
-        Some("stop-pods") => {
+        (Some("import-images"), None, None) => runtime.block_on(import(root)),
+        (Some("stop-pods"), None, None) => {
             runtime.block_on(stop::run(shutdown_api(root)));
             Ok(())
         }
+        (Some("render"), Some(folder), None) => render::rehearse(Path::new(folder)).map_err(|error| error.to_string()),
         _ => {
             say(USAGE);
             return ExitCode::from(2);

@@ -43,6 +43,14 @@ pub fn render(facts: &Facts, root: &Path) -> Result<Vec<NewFile>, RenderError> {
     Ok(rendered)
 }
 
+/// Writes what [`render`] makes below a folder that is no machine's root, for the builder to look at: nobody but
+/// who runs it owns the files.
+pub fn rehearse(root: &Path) -> Result<(), RenderError> {
+    let rendered = render(&Facts::read(root)?, root)?;
+    let unowned: Vec<NewFile> = rendered.into_iter().map(|file| NewFile { owner: None, ..file }).collect();
+    Ok(write(&unowned)?)
+}
+
 /// Renders etcd's templates for a start with these flags.
 pub fn render_etcd(facts: &Facts, root: &Path, flags: &Flags) -> Result<Vec<NewFile>, RenderError> {
     let etcd = context! {

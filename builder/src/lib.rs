@@ -20,6 +20,7 @@ pub mod places;
 pub mod profile;
 pub mod progress;
 pub mod project;
+pub mod rehearsal;
 pub mod request;
 pub mod root;
 pub mod run;

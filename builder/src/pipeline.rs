@@ -10,6 +10,7 @@ use crate::fetch::{Fetcher, Options as FetchOptions};
 use crate::lock::{DebianRequest, Lock, Outcome, Policy, Request, Toolchain};
 use crate::profile::Profile;
 use crate::progress::Progress;
+use crate::rehearsal::{AGENT, COREDNS, Rehearsal};
 use crate::request::{BuildRequest, Context};
 use crate::root::{self, Rooted};
 use crate::sources::deb::{self, Conditions, Index, Mirror, Trust, Unpacked};
@@ -81,9 +82,7 @@ pub fn build(request: &BuildRequest) -> Result<()> {
     progress.stage("Building components");
     let components = build_components(context, &locked.profile)?;
     progress.stage("Building init and agent");
-    let packages: Vec<&str> = locked.profile.merged.programs.keys().map(String::as_str).collect();
-    let programs =
-        cargo::build(&context.project.root, &packages, context.offline, progress).map_err(Error::from_failure)?;
+    let programs = programs(context, &locked.profile)?;
     progress.stage("Assembling the root");
     let rooted = root::assemble(&root::Inputs {
         context,
@@ -94,6 +93,20 @@ pub fn build(request: &BuildRequest) -> Result<()> {
         programs: &programs,
         epoch: epoch(&locked.lock),
     })?;
+    if let (Some(agent), Some(coredns)) =
+        (programs.files.get(AGENT), components.iter().find(|built| built.component == COREDNS))
+    {
+        let rehearsal = Rehearsal {
+            definition: &definition,
+            role,
+            machine: request.machine.as_deref(),
+            image: &rooted.image,
+            tree: &rooted.tree,
+            agent,
+            coredns: &coredns.path,
+        };
+        rehearsal.run()?;
+    }
     let seed = crate::cluster::seed_files(&definition, request.machine.as_deref(), role, OffsetDateTime::now_utc())?;
     std::fs::create_dir_all(&request.out).map_err(|error| Error::io("make", &request.out, error))?;
     crate::scratch::sweep_when_interrupted(&request.out);
@@ -111,6 +124,36 @@ pub fn build(request: &BuildRequest) -> Result<()> {
     output.papers(&verity, artifacts, &fetched, &components, &programs)?;
     progress.note(&context.project.display(&request.out).to_string());
     Ok(())
+}
+
+/// `imgbuild check`: what a build would find wrong in profile, cluster definition and the configurations made of
+/// them. Of what a build fetches or compiles, only the programs that judge are.
+///
+/// # Errors
+/// As [`build`].
+pub fn check(context: &Context, profile: &Profile, cluster: &str, machine: Option<&str>) -> Result<()> {
+    let role = profile.role()?;
+    let definition = Definition::of_name(&context.project, cluster)?;
+    definition.require_sound(context, OffsetDateTime::now_utc())?;
+    crate::cluster::bound_machine(&definition, machine, role)?;
+    require_network(profile, &definition)?;
+    if !profile.merged.components.contains_key(COREDNS) {
+        return Ok(());
+    }
+    let tree = root::configured(&profile.merged).map_err(Error::from_bad_input)?;
+    let coredns = component_binary(context, COREDNS, COREDNS)?;
+    let programs = programs(context, profile)?;
+    let Some(agent) = programs.files.get(AGENT) else { return Ok(()) };
+    let rehearsal = Rehearsal {
+        definition: &definition,
+        role,
+        machine,
+        image: &root::planned_image(profile)?,
+        tree: &tree,
+        agent,
+        coredns: &coredns,
+    };
+    rehearsal.run()
 }
 
 /// The image must hold what the cluster's network is made with.
@@ -314,6 +357,12 @@ fn go_builder<'a>(context: &'a Context, cache: &'a Cache, components: &'a Path, 
         (None, false) => go::ModuleSource::Configured,
     };
     go::Builder { cache, progress: &context.progress, components, go: version, modules }
+}
+
+/// Our own programs of a profile, all of them at once: cargo would compile again what two of them share.
+fn programs(context: &Context, profile: &Profile) -> Result<cargo::Programs> {
+    let packages: Vec<&str> = profile.merged.programs.keys().map(String::as_str).collect();
+    cargo::build(&context.project.root, &packages, context.offline, &context.progress).map_err(Error::from_failure)
 }
 
 /// One Go program of the project, built or from the cache.

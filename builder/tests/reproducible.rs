@@ -1,6 +1,8 @@
 //! The same lock gives the same bytes: two whole builds with another umask, locale, time zone and
 //! output folder. (Another project folder is compared by hand: it compiles everything once more.)
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::Path;
 use std::process::Command;
 

@@ -8,6 +8,11 @@
 package main
 
 import (
+	"bytes"
+	"fmt"
+	"os"
+
+	"github.com/coredns/caddy"
 	"github.com/coredns/coredns/coremain"
 
 	_ "github.com/coredns/coredns/plugin/acl"
@@ -42,5 +47,25 @@ import (
 )
 
 func main() {
+	if len(os.Args) == 3 && os.Args[1] == "check" {
+		if err := check(os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	coremain.Run()
+}
+
+// check reads the Corefile of the machine whose root is the folder given, and has every plugin read its part of it
+// and the files that it names, as at a start. Nothing is bound and nobody is asked.
+func check(root string) error {
+	const path = "/etc/coredns/Corefile"
+	text, err := os.ReadFile(root + path)
+	if err != nil {
+		return err
+	}
+	text = bytes.ReplaceAll(text, []byte(" /etc/"), []byte(" "+root+"/etc/"))
+	input := caddy.CaddyfileInput{Filepath: root + path, Contents: text, ServerTypeName: "dns"}
+	return caddy.ValidateAndExecuteDirectives(input, nil, true)
 }

@@ -307,11 +307,12 @@ impl Life {
     }
 }
 
-/// Has the kernel read a program while others compute: through verity and compression that takes a while.
-fn read_ahead(path: &str) {
-    let Ok(file) = std::fs::File::open(path) else { return };
+/// Reads a program while others wait for disks: through verity and compression that takes a while, and
+/// posix_fadvise(2) would read no more than the first pieces of it.
+fn read_ahead(path: &'static str) {
     // A hint: whoever needs the program reads it in any case.
-    let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::WillNeed);
+    let read = move || drop(std::fs::File::open(path).and_then(|mut file| io::copy(&mut file, &mut io::sink())));
+    drop(std::thread::Builder::new().name("read-ahead".into()).spawn(read));
 }
 
 /// Loads the modules of the image's list, one after the other.

@@ -2,6 +2,7 @@
 
 mod build;
 mod burn;
+mod check;
 mod cluster;
 mod completions;
 mod doctor;
@@ -58,6 +59,8 @@ struct Cli {
 enum Command {
     /// Build an image (the same as no command at all)
     Build(build::BuildArguments),
+    /// Check what a build would be made of: profile, cluster definition, what the machines' DNS makes of it
+    Check(check::CheckArguments),
     /// Show every resolved value, and where it came from
     Explain(explain::ExplainArguments),
     /// Boot an image in a virtual machine
@@ -200,6 +203,7 @@ fn execute(cli: &Cli) -> Result<()> {
     match command {
         Command::Build(arguments) if arguments.profile.is_empty() => Err(no_profile(&context)),
         Command::Build(arguments) => build::execute(context, arguments),
+        Command::Check(arguments) => check::execute(&context, arguments),
         Command::Explain(arguments) => explain::execute(&context, arguments),
         Command::Run(arguments) => run::execute(context, arguments),
         Command::Burn(arguments) => burn::execute(&context, arguments),

@@ -17,7 +17,7 @@ mod users;
 
 pub use images::OciSource;
 pub use packages::kernel_of;
-pub use stage::{Inputs, Rooted, assemble};
+pub use stage::{Inputs, Rooted, assemble, planned_image};
 
 use crate::kernel::{self, Package, Selection, index, initramfs};
 use crate::sources::deb::Unpacked;
@@ -117,6 +117,19 @@ pub fn compose(ingredients: &Ingredients) -> Result<Composed, Error> {
     place_kernel(&mut tree, ingredients)?;
     warnings.extend(check::check(&tree, &ingredients.image.role)?);
     Ok(Composed { tree, warnings })
+}
+
+/// The part of the root that is the profile's own: its overlays and users.
+///
+/// # Errors
+/// As [`compose`].
+pub fn configured(profile: &spec::profile::Profile) -> Result<Tree, Error> {
+    let mut tree = Tree::new();
+    for folder in &profile.overlays {
+        tree.merge(&overlay::read(folder.as_ref())?)?;
+    }
+    users::write(&mut tree, &profile.users)?;
+    Ok(tree)
 }
 
 /// What the profile names one by one: components, our programs, URLs, files, links.

@@ -215,16 +215,29 @@ impl Made {
 }
 
 fn describe(inputs: &Inputs, kernel: &Package) -> Result<Image> {
-    let profile = inputs.profile;
     let lock = inputs.lock.digest().map_err(Error::from_failure)?.to_string();
     let kubernetes = inputs.components.iter().find(|built| built.component == KUBERNETES);
     Ok(Image {
-        profile: profile.name.clone(),
-        role: profile.role()?.name().to_owned(),
         version: format!("{}-{}", env!("CARGO_PKG_VERSION"), &lock[..12]),
         epoch: inputs.epoch,
         kubernetes_version: kubernetes.map_or_else(String::new, |built| built.version.clone()),
         kernel_release: kernel.release.clone(),
+        ..planned_image(inputs.profile)?
+    })
+}
+
+/// The image of a profile as far as it is known before anything is fetched: nothing else in it is true.
+///
+/// # Errors
+/// Bad input when the profile has no role or no pause image.
+pub fn planned_image(profile: &Profile) -> Result<Image> {
+    Ok(Image {
+        profile: profile.name.clone(),
+        role: profile.role()?.name().to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        epoch: 0,
+        kubernetes_version: String::new(),
+        kernel_release: String::new(),
         timezone: profile.merged.timezone.clone().unwrap_or_else(|| "UTC".to_owned()),
         pause_image: pause_image(profile)?,
         mtu: profile.merged.network.mtu,
