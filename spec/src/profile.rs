@@ -174,6 +174,12 @@ pub struct OciImage {
     /// Made by us: outputs of Go components put into an empty file system: path in the image -> `COMPONENT/BINARY`.
     #[serde(default)]
     pub binaries: BTreeMap<String, String>,
+    /// Files of the machine's root, with the libraries that they need: path in the image -> path in the root.
+    #[serde(default)]
+    pub files: BTreeMap<String, String>,
+    /// Symbolic links: path in the image -> target.
+    #[serde(default)]
+    pub links: BTreeMap<String, String>,
     #[serde(default)]
     pub entrypoint: Vec<String>,
     /// `UID:GID`

@@ -221,6 +221,20 @@ impl<'lab> Computer<'lab> {
         self.kubectl_within(&["apply", "-f", "-"], manifest, self.patience.seconds(KUBECTL_SECONDS)).map(drop)
     }
 
+    /// Access of the cluster's administrator by way of the host's port that leads to this machine.
+    pub fn kubeconfig_of_host(&self) -> Result<String> {
+        let port = self.host_port(ports::KUBE_APISERVER)?;
+        let text = std::fs::read_to_string(&self.kubeconfig).map_err(Failure::file(&self.kubeconfig, "read"))?;
+        let is_server = |line: &&str| line.trim_start().starts_with("server:");
+        let server = text
+            .lines()
+            .find(is_server)
+            .ok_or_else(|| Failure::Unexpected(format!("{} names no server", self.kubeconfig.display())))?;
+        let indent = &server[..server.len() - server.trim_start().len()];
+        let here = format!("{indent}server: https://127.0.0.1:{port}\n{indent}tls-server-name: kubernetes");
+        Ok(text.replacen(server, &here, 1))
+    }
+
     /// The certificate names the machine, not the host's loopback that leads to it.
     fn kubectl_within(&self, arguments: &[&str], input: &str, within: Duration) -> Result<String> {
         let port = self.host_port(ports::KUBE_APISERVER)?;

@@ -79,7 +79,12 @@ impl<'lab> Room<'lab> {
     }
 
     /// `keys`: of the definition beside its machines. `images`: a master's and a node's.
-    fn furnished(lab: &'lab Lab, (masters, nodes): (u8, u8), keys: &str, images: (&str, &str)) -> Result<Room<'lab>> {
+    pub fn furnished(
+        lab: &'lab Lab,
+        (masters, nodes): (u8, u8),
+        keys: &str,
+        images: (&str, &str),
+    ) -> Result<Room<'lab>> {
         let places = places(masters, nodes);
         let cluster = StoryCluster::new(lab, &format!("{keys}{}", definition(&places)))?;
         let node = if nodes > 0 { Some(lab.image(images.1)?) } else { None };

@@ -321,7 +321,8 @@ impl Checker<'_> {
 
     fn images(&mut self) {
         for (reference, image) in &self.profile.merged.images {
-            match (&image.layout, image.binaries.is_empty()) {
+            let is_made = [&image.binaries, &image.files, &image.links].iter().any(|paths| !paths.is_empty());
+            match (&image.layout, !is_made) {
                 (Some(layout), true) if !Path::new(layout).join("oci-layout").is_file() => {
                     self.report(
                         &["images", reference, "layout"],
@@ -332,13 +333,17 @@ impl Checker<'_> {
                 (Some(_), true) | (None, false) => {}
                 _ => self.report(
                     &["images", reference],
-                    "one of `layout` and `binaries` is wanted",
-                    "`layout` names a folder on disk, `binaries` takes programs of components",
+                    "one of `layout` and `binaries` or `files` is wanted",
+                    "`layout` names a folder on disk, `binaries` takes programs of components, `files` those of the root",
                 ),
             }
             for (inside, binary) in &image.binaries {
-                self.root_path(&["images", reference, "binaries", inside], inside);
                 self.binary(reference, inside, binary);
+            }
+            for (table, paths) in [("binaries", &image.binaries), ("files", &image.files), ("links", &image.links)] {
+                for inside in paths.keys() {
+                    self.root_path(&["images", reference, table, inside], inside);
+                }
             }
             if let Some(user) = image.user.as_deref().filter(|user| !is_user_and_group(user)) {
                 self.report(

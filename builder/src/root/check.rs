@@ -3,7 +3,7 @@
 mod elf;
 
 use super::{Error, read_bytes};
-use ::images::tree::{Kind, Node, Tree, path};
+use ::images::tree::{Content, Kind, Node, Tree, path};
 use spec::paths;
 use spec::service::Service;
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,32 +30,48 @@ pub(super) fn check(tree: &Tree, role: &str) -> Result<Vec<String>, Error> {
     Ok(warnings)
 }
 
+/// Something that an ELF file is loaded with.
+pub(super) struct Needed {
+    /// As the file calls it.
+    name: String,
+    is_interpreter: bool,
+    /// Where the loader finds it; absent where the tree lacks it.
+    pub(super) path: Option<String>,
+}
+
+/// The interpreter and libraries that a file of the tree names itself; nothing for what is no ELF file.
+pub(super) fn needed(tree: &Tree, path: &str, content: &Content) -> Result<Vec<Needed>, Error> {
+    let read = elf::read(content).map_err(|source| Error::Content { path: path.to_owned(), source })?;
+    let Some(needs) = read else { return Ok(Vec::new()) };
+    let interpreter = needs.interpreter.map(|name| {
+        let path = tree.find(&name).is_some().then(|| name.clone());
+        Needed { name, is_interpreter: true, path }
+    });
+    let folder = path::parent(path);
+    let own: Vec<String> = needs.search.iter().map(|entry| entry.replace("$ORIGIN", folder)).collect();
+    let libraries = needs.libraries.into_iter().map(|name| {
+        let folders = own.iter().map(String::as_str).chain(LIBRARY_FOLDERS);
+        let path = folders.map(|folder| library_path(folder, &name)).find(|path| tree.find(path).is_some());
+        Needed { name, is_interpreter: false, path }
+    });
+    Ok(interpreter.into_iter().chain(libraries).collect())
+}
+
 /// Programs and libraries whose interpreter or needed libraries are not in the tree.
 fn programs(tree: &Tree) -> Result<Vec<String>, Error> {
     let mut faults = Vec::new();
     for (path, node) in tree.iter().filter(|(path, _)| !path.starts_with(paths::MODULES_DIR)) {
         let Some(content) = node.content() else { continue };
-        let read = elf::read(content).map_err(|source| Error::Content { path: path.to_owned(), source })?;
-        let Some(needs) = read else { continue };
-        if let Some(interpreter) = needs.interpreter.filter(|interpreter| tree.find(interpreter).is_none()) {
-            faults
-                .push(format!("{path} (from {}) wants the interpreter {interpreter}, which is not there", node.origin));
-        }
-        let folder = path::parent(path);
-        let own: Vec<String> = needs.search.iter().map(|entry| entry.replace("$ORIGIN", folder)).collect();
-        for library in needs.libraries {
-            let found =
-                own.iter().map(String::as_str).chain(LIBRARY_FOLDERS).any(|folder| has_library(tree, folder, &library));
-            if !found {
-                faults.push(format!("{path} (from {}) needs the library {library}, which is not there", node.origin));
-            }
+        for lacking in needed(tree, path, content)?.into_iter().filter(|needed| needed.path.is_none()) {
+            let wish = if lacking.is_interpreter { "wants the interpreter" } else { "needs the library" };
+            faults.push(format!("{path} (from {}) {wish} {}, which is not there", node.origin, lacking.name));
         }
     }
     Ok(faults)
 }
 
-/// Whether `folder` (it may have `..` in it) has the library.
-fn has_library(tree: &Tree, folder: &str, library: &str) -> bool {
+/// Of a library in `folder`, which may have `..` in it.
+fn library_path(folder: &str, library: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for part in folder.split('/').filter(|part| !part.is_empty() && *part != ".") {
         if part == ".." {
@@ -64,7 +80,7 @@ fn has_library(tree: &Tree, folder: &str, library: &str) -> bool {
             parts.push(part);
         }
     }
-    tree.find(&format!("/{}/{library}", parts.join("/"))).is_some()
+    format!("/{}/{library}", parts.join("/"))
 }
 
 /// Definitions that do not read, or name a program, user or service that is not there.

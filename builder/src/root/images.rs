@@ -1,6 +1,6 @@
 //! Container images and manifests that the machine carries.
 
-use super::{Error, Ingredients};
+use super::{Error, Ingredients, check};
 use crate::sources::go::Built;
 use ::images::oci;
 use ::images::tree::{Content, Node, Tree};
@@ -24,7 +24,12 @@ pub(super) fn place(tree: &mut Tree, ingredients: &Ingredients) -> Result<(), Er
         let files = match ingredients.images.get(reference).ok_or_else(missing)? {
             OciSource::Layout(folder) => oci::read_layout(folder, reference)?,
             OciSource::Programs(programs) => {
-                let root = root_of(programs)?;
+                let mut root = root_of(programs)?;
+                add_files(&mut root, tree, reference, &image.files)?;
+                let origin: Arc<str> = "profile".into();
+                for (path, target) in &image.links {
+                    root.insert(path, Node::symlink(target, &origin))?;
+                }
                 let image = oci::Image {
                     reference,
                     root: &root,
@@ -55,6 +60,23 @@ fn root_of(programs: &BTreeMap<String, Built>) -> Result<Tree, Error> {
     Ok(root)
 }
 
+/// Files of the machine's root in a container image, and at the same places as on the machine what they are loaded
+/// with.
+fn add_files(root: &mut Tree, machine: &Tree, reference: &str, files: &BTreeMap<String, String>) -> Result<(), Error> {
+    let mut waiting: Vec<(String, String)> = files.iter().map(|(to, from)| (to.clone(), from.clone())).collect();
+    while let Some((to, from)) = waiting.pop() {
+        let missing = || Error::RootFile { reference: reference.to_owned(), path: from.clone() };
+        let from = machine.resolve(&from).ok_or_else(missing)?;
+        let node = machine.get(&from).ok_or_else(missing)?;
+        let content = node.content().ok_or_else(missing)?;
+        root.insert(&to, node.clone())?;
+        // The last check of the root speaks of what is not there.
+        let needed = check::needed(machine, &from, content)?.into_iter().filter_map(|needed| needed.path);
+        waiting.extend(needed.filter(|path| root.get(path).is_none()).map(|path| (path.clone(), path)));
+    }
+    Ok(())
+}
+
 /// A reference as a folder's name: `imgbuild.local/pause:1` is `imgbuild.local_pause_1`.
 fn folder_name(reference: &str) -> String {
     reference
@@ -73,4 +95,43 @@ fn place_manifests(tree: &mut Tree, manifests: &[String]) -> Result<(), Error> {
         tree.insert(&format!("{}/{place:03}-{name}", paths::MANIFESTS_DIR), Node::file(bytes, 0o644, &origin))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine() -> Tree {
+        let (mut tree, origin) = (Tree::new(), "deb:test".into());
+        let program = std::fs::read("/proc/self/exe").unwrap();
+        tree.insert("/usr/lib64/ld-linux-x86-64.so.2", Node::file("loader", 0o755, &origin)).unwrap();
+        tree.insert("/lib64", Node::symlink("usr/lib64", &origin)).unwrap();
+        for library in ["libc.so.6", "libm.so.6", "libgcc_s.so.1"] {
+            tree.insert(&format!("/usr/lib/{library}"), Node::file(library, 0o644, &origin)).unwrap();
+        }
+        tree.insert("/usr/bin/real", Node::file(program, 0o755, &origin)).unwrap();
+        tree.insert("/usr/bin/tool", Node::symlink("real", &origin)).unwrap();
+        tree
+    }
+
+    fn made_of(from: &str) -> Result<Tree, Error> {
+        let mut root = Tree::new();
+        let files = BTreeMap::from([("/bin/tool".to_owned(), from.to_owned())]);
+        add_files(&mut root, &machine(), "site/tool:1", &files).map(|()| root)
+    }
+
+    #[test]
+    fn a_program_of_the_root_comes_with_what_loads_it() {
+        let root = made_of("/usr/bin/tool").unwrap();
+        for path in ["/bin/tool", "/lib64/ld-linux-x86-64.so.2", "/usr/lib/libc.so.6"] {
+            assert!(root.get(path).is_some_and(|node| node.content().is_some()), "{path}");
+        }
+        assert!(root.get("/usr/bin").is_none(), "nothing else comes along");
+    }
+
+    #[test]
+    fn a_file_that_the_root_lacks_is_named() {
+        let error = made_of("/usr/bin/dig").unwrap_err().to_string();
+        assert!(error.contains("site/tool:1") && error.contains("no file /usr/bin/dig"), "{error}");
+    }
 }

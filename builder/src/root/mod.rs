@@ -60,6 +60,8 @@ pub enum Error {
         "profile key images.\"{reference}\": {binary} was not built; wanted COMPONENT/BINARY of a component of this project"
     )]
     Binary { reference: String, binary: String },
+    #[error("profile key images.\"{reference}\".files: the root has no file {path}; add the package that has it")]
+    RootFile { reference: String, path: String },
     #[error("the root would not work:\n{}", .0.iter().map(|fault| format!("  {fault}\n")).collect::<String>())]
     Faults(Vec<String>),
 }

@@ -144,6 +144,7 @@ fn of_root(error: super::Error) -> Error {
         | RootError::TimeZone { .. }
         | RootError::SameId { .. }
         | RootError::Binary { .. }
+        | RootError::RootFile { .. }
         | RootError::Oci(_)
         | RootError::Faults(_) => Error::from_bad_input(error),
         _ => Error::from_failure(error),

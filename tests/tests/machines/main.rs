@@ -3,6 +3,7 @@
 
 mod broken_service;
 mod cluster;
+mod conformance;
 mod dead_clock;
 mod full_kernel;
 mod one_master;

@@ -1,0 +1,101 @@
+//! Kubernetes' own tests (components/e2e) judge one master with kube-router's network: conformance as far as agnhost
+//! and busybox are all that it needs, and network policy. docs/conformance.md has the list that the last run gave.
+
+use serde_json::Value;
+use std::fmt::Write;
+use std::path::Path;
+use std::process::Command;
+use stories::{Computer, Failure, Result, Room, expect, program, run, story, workspace};
+
+const MASTER: &str = "master+vm+kube-router+conformance";
+/// MiB. The tests hold more pods and watches than an idle machine.
+const MEMORY_MIB: u32 = 3072;
+/// What ginkgo runs, by its tests' full names.
+const FOCUS: [&str; 3] = [
+    r"\[sig-(network|auth)\] .*\[Conformance\]",
+    r"\[sig-(node|storage)\] (ConfigMap|Secrets|Pods|Projected configMap|Projected secret|Projected combined|Downward API|Projected downwardAPI|Probing container|InitContainer|Variable Expansion|Security Context|Kubelet|Containers|Container Runtime|Container Lifecycle Hook|Lease|PodTemplates|RuntimeClass|Sysctls) .*\[Conformance\]",
+    r"\[sig-network\] Netpol NetworkPolicy between server and client should (support a 'default-deny-ingress' policy|enforce policy to allow traffic only from a pod in a different namespace based on PodSelector and NamespaceSelector|enforce policy based on Ports|deny egress from pods based on PodSelector|allow egress access on one named port)",
+];
+/// Not for a minute of an emulated machine, or of features that are off.
+const SKIP: &str = r"\[Slow\]|\[Disruptive\]|FeatureGate:|endpoints latency should not be very high";
+/// Of everything, however far it has come.
+const LIMIT_SECONDS: u64 = 3 * 3600;
+
+#[test]
+#[ignore = "an hour or two: see docs/conformance.md"]
+fn kubernetes_own_tests_pass() {
+    story("conformance", |lab| {
+        let mut room = Room::furnished(lab, (1, 0), "network = \"kube-router\"\n", (MASTER, MASTER))?;
+        room.machine_mut("m1")?.hardware().memory_mib = MEMORY_MIB;
+        room.power_on_all_to_ready()?;
+        let report = lab.folder().join("report.json");
+        let said = run_tests(room.machine("m1")?, lab.folder(), &report)?;
+        let results = Results::read(&report)?;
+        let list = workspace().join("target/conformance.md");
+        std::fs::write(&list, results.markdown()).map_err(Failure::file(&list, "write"))?;
+        println!("{said}\n{}", list.display());
+        expect(results.failed == 0, "no test that failed", format!("{} failed", results.failed))
+    });
+}
+
+/// Runs them on the host; what they say goes to a log beside the report.
+fn run_tests(master: &Computer, folder: &Path, report: &Path) -> Result<String> {
+    let write = |name: &str, text: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).map_err(Failure::file(&path, "write")).map(|()| path)
+    };
+    // The names that the tests give to images, in the profile's registry.
+    let registries = write("registries.yaml", "promoterE2eRegistry: imgbuild.local\ngcRegistry: imgbuild.local\n")?;
+    let kubeconfig = write("e2e.kubeconfig", &master.kubeconfig_of_host()?)?;
+    let mut tests = Command::new(program("e2e", "e2e")?);
+    tests.env("KUBE_TEST_REPO_LIST", registries).arg("--kubeconfig").arg(kubeconfig);
+    tests.args(["--provider=skeleton", "--num-nodes=1", "--dump-logs-on-failure=false", "--ginkgo.no-color"]);
+    tests.arg(format!("--ginkgo.focus={}", FOCUS.join("|"))).arg(format!("--ginkgo.skip={SKIP}"));
+    tests.arg(format!("--ginkgo.timeout={LIMIT_SECONDS}s")).arg(format!("--ginkgo.json-report={}", report.display()));
+    let within = std::time::Duration::from_secs(LIMIT_SECONDS + 600);
+    let outcome = run(tests, "", within)?;
+    write("e2e.log", &format!("{}{}", outcome.output, outcome.errors))?;
+    let last = outcome.output.lines().rev().find(|line| line.contains("Passed"));
+    Ok(last.unwrap_or("no summary: look into e2e.log").to_owned())
+}
+
+/// What became of each test.
+struct Results {
+    /// Name, state and (of one that failed) why, in the order of the names.
+    tests: Vec<(String, String, String)>,
+    failed: usize,
+}
+
+impl Results {
+    /// Reads ginkgo's report (github.com/onsi/ginkgo/v2/types, `Report`).
+    fn read(report: &Path) -> Result<Results> {
+        let text = std::fs::read_to_string(report).map_err(Failure::file(report, "read"))?;
+        let wrong = |what: String| Failure::Unexpected(format!("{}: {what}", report.display()));
+        let suites: Value = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+        let specs = suites[0]["SpecReports"].as_array().ok_or_else(|| wrong("it has no SpecReports".into()))?;
+        let mut tests: Vec<(String, String, String)> = specs
+            .iter()
+            .filter(|spec| spec["LeafNodeType"] == "It" && spec["NumAttempts"].as_u64().unwrap_or(0) > 0)
+            .map(|spec| {
+                let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+                let containers = spec["ContainerHierarchyTexts"].as_array().into_iter().flatten().map(text);
+                let name = containers.chain([text(&spec["LeafNodeText"])]).collect::<Vec<_>>().join(" ");
+                let why = text(&spec["Failure"]["Message"]);
+                (name, text(&spec["State"]), why.lines().next().unwrap_or_default().chars().take(160).collect())
+            })
+            .collect();
+        tests.sort();
+        let failed = tests.iter().filter(|(_, state, _)| state != "passed" && state != "skipped").count();
+        Ok(Results { tests, failed })
+    }
+
+    fn markdown(&self) -> String {
+        let mut text = String::from("| test | result |\n|---|---|\n");
+        for (name, state, why) in &self.tests {
+            let why = if why.is_empty() { String::new() } else { format!(": {}", why.replace('|', "\\|")) };
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "| {} | {state}{why} |", name.replace('|', "\\|"));
+        }
+        text
+    }
+}
