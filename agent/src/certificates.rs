@@ -56,6 +56,18 @@ impl Wanted {
     }
 }
 
+/// Services that read the authorities' certificates at their start alone, or have them in their kubeconfigs.
+pub const TRUSTING: [&str; 8] = [
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubelet",
+    "kube-proxy",
+    "kube-router",
+    "coredns",
+];
+
 /// The server that local components of a master talk to.
 pub const LOCAL_API: &str = "https://127.0.0.1:6443";
 
@@ -236,6 +248,12 @@ pub fn judge(
     if same { Ok(()) } else { Err("is for other names".into()) }
 }
 
+/// Whether a file below PKI_DIR is a certificate of this machine that is renewed before it ends.
+pub fn is_lasting(path: &Path) -> bool {
+    let name = path.to_string_lossy();
+    name.strip_suffix(".crt").is_some_and(|stem| !stem.ends_with("ca") && stem != crate::join::BOOTSTRAP)
+}
+
 /// When each certificate of the machine ends, seconds since the epoch; what cannot be read is left out, and
 /// what is meant to end.
 pub fn ends(root: &Path) -> BTreeMap<String, i64> {
@@ -243,8 +261,7 @@ pub fn ends(root: &Path) -> BTreeMap<String, i64> {
     let mut ends = BTreeMap::new();
     for relative in files::list(&folder).unwrap_or_default() {
         let name = relative.to_string_lossy();
-        let lasting = |stem: &&str| !stem.ends_with("ca") && *stem != crate::join::BOOTSTRAP;
-        let Some(stem) = name.strip_suffix(".crt").filter(lasting) else { continue };
+        let Some(stem) = name.strip_suffix(".crt").filter(|_| is_lasting(&relative)) else { continue };
         let found = files::read(&folder.join(&relative)).ok().and_then(|text| pki::inspect(stem, &text).ok());
         ends.extend(found.map(|found| (stem.to_owned(), found.not_after.unix_timestamp())));
     }
@@ -264,13 +281,16 @@ pub struct Issued {
 pub fn ensure(facts: &Facts, root: &Path, now: OffsetDateTime) -> Result<Issued, CertificateError> {
     let folder = under(root, paths::PKI_DIR);
     let kubernetes = under(root, paths::KUBERNETES_DIR);
-    prepare_folders(facts, root)?;
+    let trust_changed = prepare_folders(facts, root)?;
     let plan = plan(facts)?;
     let authority = |name: AuthorityName| Ok((name, facts.secrets.authority(name)?));
     let authorities: BTreeMap<_, _> =
         AuthorityName::ALL.into_iter().map(authority).collect::<Result<_, CertificateError>>()?;
     let bring = |wanted: &Wanted| bring_up_to_date(wanted, &authorities[&wanted.authority], &folder, now);
     let (mut durable, mut volatile, mut issued) = (Vec::new(), Vec::new(), Issued::default());
+    if trust_changed {
+        issued.restart.extend(TRUSTING);
+    }
     for (wanted, pair) in plan.iter().zip(side_by_side(&plan, bring)) {
         let pair = pair?;
         let owner = facts.owner(wanted.user)?;
@@ -348,7 +368,7 @@ fn kubeconfig(facts: &Facts, wanted: &Wanted, embed: Embed, leaf: &Leaf) -> Resu
 /// Folders of the certificates: nobody but the owner reads them; the folders above may only be
 /// passed through, since etcd and CoreDNS are users of their own. Each gets its authority's
 /// certificate as ca.crt.
-fn prepare_folders(facts: &Facts, root: &Path) -> Result<(), CertificateError> {
+fn prepare_folders(facts: &Facts, root: &Path) -> Result<bool, CertificateError> {
     let mut authorities = prepare(facts, root, &CLUSTER_FOLDERS)?;
     let folder = under(root, paths::PKI_DIR);
     authorities.push((folder.join("kubernetes/etcd-ca.crt"), AuthorityName::Etcd, None));
@@ -357,7 +377,7 @@ fn prepare_folders(facts: &Facts, root: &Path) -> Result<(), CertificateError> {
 }
 
 /// The same for a node, which issues nothing itself.
-pub fn prepare_node(facts: &Facts, root: &Path) -> Result<(), CertificateError> {
+pub fn prepare_node(facts: &Facts, root: &Path) -> Result<bool, CertificateError> {
     let authorities = prepare(facts, root, &NODE_FOLDERS)?;
     write_authorities(facts, authorities)
 }
@@ -382,15 +402,19 @@ fn prepare(
     Ok(authorities)
 }
 
-fn write_authorities(facts: &Facts, authorities: AuthorityFiles) -> Result<(), CertificateError> {
-    let mut changed = Vec::new();
+/// Whether one of them was there with another content.
+fn write_authorities(facts: &Facts, authorities: AuthorityFiles) -> Result<bool, CertificateError> {
+    let (mut changed, mut replaced) = (Vec::new(), false);
     for (path, authority, owner) in authorities {
         let text = facts.secrets.text(&authority.certificate_file())?;
-        if files::read_if_there(&path)?.as_deref() != Some(text) {
+        let found = files::read_if_there(&path)?;
+        if found.as_deref() != Some(text) {
+            replaced |= found.is_some();
             changed.push(NewFile { path, content: text.as_bytes().to_vec(), mode: 0o644, owner });
         }
     }
-    Ok(files::write_all(&changed, true)?)
+    files::write_all(&changed, true)?;
+    Ok(replaced)
 }
 
 #[cfg(test)]

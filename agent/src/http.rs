@@ -120,7 +120,7 @@ async fn limited<T>(peer: &str, future: impl Future<Output = std::io::Result<T>>
     }
 }
 
-/// Client configuration from PEM texts: the CA to trust, our certificate and key.
+/// Client configuration from PEM texts: the authorities to trust, our certificate and key.
 pub fn tls(authority: &str, certificate: &str, key: &str) -> Result<Arc<ClientConfig>, HttpError> {
     let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(refused)?;
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(refused)?;
@@ -135,7 +135,9 @@ pub fn tls_anonymous(authority: &str) -> Result<Arc<ClientConfig>, HttpError> {
 
 fn trusting(authority: &str) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, HttpError> {
     let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(authority.as_bytes()).map_err(refused)?).map_err(refused)?;
+    for certificate in CertificateDer::pem_slice_iter(authority.as_bytes()) {
+        roots.add(certificate.map_err(refused)?).map_err(refused)?;
+    }
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(refused)?;

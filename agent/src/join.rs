@@ -32,6 +32,8 @@ const ALL: [NodeCredential; 4] =
 const PENDING_FILE: &str = "pending.json";
 /// kubelet's own certificate and key, which it gets by TLS bootstrapping and rotates itself.
 pub const KUBELET_CERTIFICATE: &str = "/var/lib/kubelet/pki/kubelet-client-current.pem";
+/// The one that it serves with, which the cluster's masters sign for it.
+pub const KUBELET_SERVING_CERTIFICATE: &str = "/var/lib/kubelet/pki/kubelet-server-current.pem";
 const BOOTSTRAP_LIFE: Duration = Duration::days(1);
 
 /// Why the node has no credentials yet.
@@ -114,13 +116,36 @@ pub fn tls(facts: &Facts, root: &Path, now: OffsetDateTime) -> Result<Arc<Client
     let authority = facts.secrets.text(&AuthorityName::Machine.certificate_file())?;
     let own = pair(root, NodeCredential::Machine)?;
     if let Some((certificate, key)) = own
-        && pki::check_chain("machine/agent", &certificate, authority, now).is_ok()
+        && pki::check_trusted("machine/agent", &certificate, authority, now).is_ok()
     {
         return Ok(http::tls(authority, &certificate, &key)?);
     }
     let text = |name: &str| facts.secrets.text(name).map_err(|_| JoinError::NoCredential);
     let (certificate, key) = (text(seed::files::JOIN_CERTIFICATE)?, text(seed::files::JOIN_KEY)?);
     Ok(http::tls(authority, certificate, key)?)
+}
+
+/// Takes away what kubelet got by an authority that signs no more, so that it asks anew when it starts; whether there
+/// was something.
+pub fn retire_kubelets(facts: &Facts, root: &Path, now: OffsetDateTime) -> Result<bool, JoinError> {
+    let authority = facts.secrets.text(&AuthorityName::Kubernetes.certificate_file())?;
+    let path = under(root, KUBELET_CERTIFICATE);
+    let Some(certificate) = files::read_if_there(&path)? else { return Ok(false) };
+    let name = "kubelet";
+    let is_current = pki::check_chain(name, &certificate, authority, now).is_ok();
+    if is_current || pki::check_trusted(name, &certificate, authority, now).is_err() {
+        return Ok(false);
+    }
+    let kubeconfig = under(root, paths::KUBERNETES_DIR).join("kubelet.kubeconfig");
+    for path in [path, under(root, KUBELET_SERVING_CERTIFICATE), kubeconfig] {
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(FileError::Io { path, source }.into());
+            }
+            _ => {}
+        }
+    }
+    Ok(true)
 }
 
 /// The credentials that are missing or have lived two thirds of their life.

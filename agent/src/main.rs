@@ -41,6 +41,7 @@ mod sntp;
 mod stop;
 #[cfg(test)]
 mod testing;
+mod trust;
 mod turn;
 mod vip;
 

@@ -12,7 +12,7 @@ use crate::server;
 use crate::turn::Turn;
 use crate::{
     approval, certificates, etcd, handover, http, join, link_address, manifests, members, metrics, node, render,
-    routes, vip,
+    routes, trust, vip,
 };
 use rustix::fs::inotify;
 use spec::cluster::{Machine, NetworkChoice};
@@ -64,6 +64,7 @@ pub enum RunError {
 
 /// Runs until it is killed.
 pub async fn run(root: &Path) -> Result<(), RunError> {
+    trust::put_back(root)?;
     let facts = Rc::new(Facts::read(root)?);
     let status = Rc::new(Status::new(first_status(&facts)));
     let result = go(root, facts, status.clone()).await;
@@ -195,8 +196,9 @@ async fn master(root: &Path, facts: Rc<Facts>, status: Rc<Status>, clock: Round)
 
 /// A node: it joins, and goes on as what it has become.
 async fn node_machine(root: &Path, facts: Rc<Facts>, status: Rc<Status>, clock: Round) -> Result<(), RunError> {
-    certificates::prepare_node(&facts, root)?;
+    let trust_changed = certificates::prepare_node(&facts, root)?;
     configure(root, &facts, std::iter::empty()).await?;
+    let kubelet_asks_anew = join::retire_kubelets(&facts, root, OffsetDateTime::now_utc())?;
     status.phase("joining the cluster");
     while let Err(error) = joined(root, &facts).await {
         status.phase(&error.to_string());
@@ -204,6 +206,8 @@ async fn node_machine(root: &Path, facts: Rc<Facts>, status: Rc<Status>, clock: 
     }
     join::write_kubeconfigs(&facts, root)?;
     mark(root, paths::JOINED_FILE)?;
+    let outdated = certificates::TRUSTING.into_iter().filter(|_| trust_changed);
+    restart(outdated.chain(kubelet_asks_anew.then_some("kubelet"))).await;
 
     let judge = Rc::new(Notify::new());
     let api = Rc::new(balanced_api(root)?);
@@ -337,7 +341,7 @@ async fn renew(root: &Path, facts: &Facts, judge: &Notify) {
 }
 
 /// Has init restart those of the services that run.
-async fn restart(services: impl Iterator<Item = &'static str>) {
+pub async fn restart(services: impl Iterator<Item = &'static str>) {
     let wanted: std::collections::BTreeSet<_> = services.collect();
     if wanted.is_empty() {
         return;

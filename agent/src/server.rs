@@ -145,7 +145,9 @@ pub fn tls(authority: &str, certificate: &str, key: &str) -> Result<Arc<ServerCo
     let words = |error: &dyn std::fmt::Display| error.to_string();
     let pem = |text: &str| CertificateDer::from_pem_slice(text.as_bytes()).map_err(|error| words(&error));
     let mut roots = RootCertStore::empty();
-    roots.add(pem(authority)?).map_err(|error| words(&error))?;
+    for certificate in CertificateDer::pem_slice_iter(authority.as_bytes()) {
+        roots.add(certificate.map_err(|error| words(&error))?).map_err(|error| words(&error))?;
+    }
     let provider = Arc::new(ring::default_provider());
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
         .build()

@@ -154,7 +154,7 @@ impl Authority {
         Self::from_pem(common_name, &certificate, &key.serialize_pem())
     }
 
-    /// Reads an authority back. `name` stands in messages. Refuses a key that is not the
+    /// Reads an authority back; of several certificates the first is its own. `name` stands in messages. Refuses a key that is not the
     /// certificate's and a certificate that is no authority; judges no dates.
     pub fn from_pem(name: &str, certificate: &str, key: &str) -> Result<Authority> {
         let inspected = inspect(name, certificate)?;
@@ -170,7 +170,7 @@ impl Authority {
         Ok(Authority { name: name.into(), certificate: certificate.into(), key: key.into(), issuer, inspected })
     }
 
-    /// PEM of the authority's certificate.
+    /// PEM of the authority's certificate, and of those that are trusted beside it.
     pub fn certificate(&self) -> &str {
         &self.certificate
     }

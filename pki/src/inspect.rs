@@ -96,7 +96,8 @@ pub fn inspect_request(name: &str, request: &[u8]) -> Result<Inspected> {
     Ok(inspected)
 }
 
-/// Whether `authority` signed `certificate` (both PEM) and both are valid at `now`.
+/// Whether `authority` signed `certificate` (both PEM) and both are valid at `now`. Of several authorities in one
+/// text the first is meant: the others are trusted still, or already, and sign nothing.
 pub fn check_chain(name: &str, certificate: &str, authority: &str, now: OffsetDateTime) -> Result<()> {
     let (leaf_der, authority_der) = (certificate_der(name, certificate)?, certificate_der(name, authority)?);
     let (leaf, signer) = (parse_certificate(name, &leaf_der)?, parse_certificate(name, &authority_der)?);
@@ -111,6 +112,35 @@ pub fn check_chain(name: &str, certificate: &str, authority: &str, now: OffsetDa
     leaf.verify_signature(Some(signer.public_key())).map_err(|error| wrong(error.to_string()))?;
     inspect(&authority_name, authority)?.check_dates(&authority_name, now)?;
     inspect(name, certificate)?.check_dates(name, now)
+}
+
+/// The same by any of the authorities in the text.
+pub fn check_trusted(name: &str, certificate: &str, authorities: &str, now: OffsetDateTime) -> Result<()> {
+    let mut outcome = Err(not_pem(name, "certificate", "no authority".into()));
+    for authority in bundle(name, authorities)? {
+        outcome = check_chain(name, certificate, &authority, now);
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    outcome
+}
+
+/// The certificates in a PEM text, each as PEM, at least one.
+pub fn bundle(name: &str, text: &str) -> Result<Vec<String>> {
+    let blocks = pem::parse_many(text).map_err(|error| not_pem(name, "certificate", error.to_string()))?;
+    if let Some(other) = blocks.iter().find(|block| block.tag() != "CERTIFICATE") {
+        return Err(not_pem(name, "certificate", format!("found a {}", other.tag())));
+    }
+    match blocks.is_empty() {
+        true => Err(not_pem(name, "certificate", "there is none".into())),
+        false => Ok(blocks.iter().map(pem::encode).collect()),
+    }
+}
+
+/// [`fingerprint`] of each certificate in the text.
+pub fn fingerprints(name: &str, text: &str) -> Result<Vec<String>> {
+    bundle(name, text)?.iter().map(|certificate| fingerprint(name, certificate)).collect()
 }
 
 /// Whether the private key (PEM) belongs to the certificate (PEM).

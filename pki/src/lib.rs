@@ -8,7 +8,10 @@ mod kubeconfig;
 mod secrets;
 
 pub use authority::{Authority, Leaf, LeafRequest, RequestPolicy, Usage, new_key, signing_request};
-pub use inspect::{Inspected, check_chain, fingerprint, inspect, inspect_der, inspect_request, matches_key};
+pub use inspect::{
+    Inspected, bundle, check_chain, check_trusted, fingerprint, fingerprints, inspect, inspect_der, inspect_request,
+    matches_key,
+};
 pub use kubeconfig::{Credential, kubeconfig};
 pub use secrets::{AuthorityName, Secrets};
 

@@ -4,6 +4,7 @@
 use crate::{ADMIN_LIFE, Authority, Credential, Error, LeafRequest, Result, kubeconfig, new_key};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use ring::rand::{SecureRandom, SystemRandom};
+use spec::cluster::Role;
 use spec::seed::files;
 use std::collections::BTreeMap;
 use time::OffsetDateTime;
@@ -24,6 +25,14 @@ pub enum AuthorityName {
 impl AuthorityName {
     pub const ALL: [AuthorityName; 4] =
         [AuthorityName::Kubernetes, AuthorityName::Etcd, AuthorityName::FrontProxy, AuthorityName::Machine];
+
+    /// Those whose certificates a machine of this role has.
+    pub const fn known_to(role: Role) -> &'static [AuthorityName] {
+        match role {
+            Role::Master => &AuthorityName::ALL,
+            Role::Node => &[AuthorityName::Kubernetes, AuthorityName::Machine],
+        }
+    }
 
     /// File name stem.
     pub const fn stem(self) -> &'static str {
@@ -61,11 +70,18 @@ impl std::fmt::Debug for Secrets {
 }
 
 impl Secrets {
+    /// A new authority of the cluster in place of the one of this name. `number`: which in the cluster's life, from 1;
+    /// it stands in the subject, so that two of them can be told apart.
+    pub fn new_authority(cluster: &str, name: AuthorityName, number: usize, now: OffsetDateTime) -> Result<Authority> {
+        let number = if number > 1 { format!(" {number}") } else { String::new() };
+        Authority::new(&format!("{cluster} {} CA{number}", name.stem()), now)
+    }
+
     /// New secrets for the cluster of this name.
     pub fn new(cluster: &str, now: OffsetDateTime) -> Result<Secrets> {
         let mut files = BTreeMap::new();
         for name in AuthorityName::ALL {
-            let authority = Authority::new(&format!("{cluster} {} CA", name.stem()), now)?;
+            let authority = Secrets::new_authority(cluster, name, 1, now)?;
             files.insert(name.certificate_file(), authority.certificate().as_bytes().to_vec());
             files.insert(name.key_file(), authority.key().as_bytes().to_vec());
         }

@@ -45,6 +45,9 @@ pub mod path {
     /// POST, admins, masters alone have it: join credentials that were issued until now are good for nothing any
     /// more; answered by `Accepted`.
     pub const JOIN_VOID: &str = "/v1/join/void";
+    /// GET, readers: `Trust`. POST, admins: `TrustRequest`, answered by `Accepted`, or by why not (409); the agent
+    /// starts anew with it.
+    pub const TRUST: &str = "/v1/trust";
     /// POST, join credential of a master: `HandoverQuestion`, answered by `HandoverAnswer`.
     pub const HANDOVER: &str = "/v1/handover";
     /// GET, anyone but who only joins: `AgentStatus`.
@@ -156,6 +159,24 @@ pub struct HandoverQuestion {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct HandoverAnswer {
     pub cluster: Option<String>,
+    pub files: BTreeMap<String, String>,
+}
+
+/// The authorities that a machine trusts, and the way it has come with an exchange of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Trust {
+    /// By name, the SHA-256 of each certificate's DER in hexadecimal; the first is the one that signs.
+    pub authorities: BTreeMap<String, Vec<String>>,
+    /// Whether each of the machine's own certificates is by an authority that signs.
+    pub renewed: bool,
+}
+
+/// Authorities to trust from now on, in place of those that the machine has: files of `seed::files` in base64. A
+/// certificate's file may hold several, of which the first signs.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct TrustRequest {
     pub files: BTreeMap<String, String>,
 }
 

@@ -62,6 +62,8 @@ pub const PKI_DIR: &str = "/var/lib/imgbuild/pki";
 pub const ORDER_FILE: &str = "/var/lib/imgbuild/order.json";
 /// What a master that joined was handed over (0700): the files that its seed lacks.
 pub const HANDED_OVER_DIR: &str = "/var/lib/imgbuild/handed-over";
+/// The authorities that replace the seed's, with their keys on a master (0600; agent/src/trust.rs).
+pub const TRUST_FILE: &str = "/var/lib/imgbuild/trust.json";
 /// Service logs, a bounded ring each: NAME.log and NAME.log.1.
 pub const LOG_DIR: &str = "/var/log";
 

@@ -123,7 +123,7 @@ fn a_node_that_is_not_listed_joins_on_an_operators_word_for_its_key() {
             let phase = node.phase()?;
             let key =
                 phase.split_once(&approve).map(|(_, key)| key.chars().take_while(char::is_ascii_hexdigit).collect());
-            key.ok_or_else(|| Failure::Unexpected(phase)) as Result<String>
+            key.ok_or(Failure::Unexpected(phase)) as Result<String>
         })?;
         master.imgbuild(&cluster, "cluster pending lab")?;
         let guessed = master.imgbuild(&cluster, &format!("{approve}0123456789abcdef"));

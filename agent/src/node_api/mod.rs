@@ -13,7 +13,7 @@ use crate::api::Api;
 use crate::facts::{Facts, under};
 use crate::machine::{Status, say};
 use crate::server::{Answer, Caller, Handler, Question};
-use crate::{certificates, claim, etcd, handover, join, pending};
+use crate::{certificates, claim, etcd, handover, join, pending, trust};
 use hyper::StatusCode;
 use serde::de::DeserializeOwned;
 use spec::agent::{Accepted, AgentStatus, OrderAnswer, OrderRequest, VERSION};
@@ -23,6 +23,7 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use table::Call;
+use time::OffsetDateTime;
 
 /// The answers of this machine.
 pub struct NodeApi {
@@ -96,6 +97,11 @@ impl Handler for NodeApi {
                 let reason = format!("{} is no master: {path} is for masters", self.facts.identity.name);
                 Answer::refusal(StatusCode::NOT_FOUND, reason)
             }
+            (Call::Trust, _) => match trust::current(&self.facts, &self.root, OffsetDateTime::now_utc()) {
+                Ok(trust) => Answer::of(&trust),
+                Err(error) => Answer::refusal(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+            },
+            (Call::TakeTrust, _) => self.take_trust(caller, body),
             (Call::Status, _) => self.status(),
             (Call::Log, _) => logs::answer(&self.root, &init_status(&self.root), name, query),
             (Call::Dmesg, _) => read("/dev/kmsg", dmesg::read(), |messages| Answer::of(&messages)),
@@ -118,6 +124,19 @@ impl Handler for NodeApi {
 }
 
 impl NodeApi {
+    fn take_trust(&self, caller: &Caller, body: &[u8]) -> Answer {
+        let request = match document(body) {
+            Ok(request) => request,
+            Err(refusal) => return refusal,
+        };
+        if let Err(reason) = trust::take(&self.facts, &self.root, &request, OffsetDateTime::now_utc()) {
+            return Answer::refusal(StatusCode::CONFLICT, reason);
+        }
+        say(format!("other authorities, sent by {} ({})", caller.name, caller.organization));
+        tokio::task::spawn_local(crate::run::restart(["agent"].into_iter()));
+        Answer::of(&Accepted { message: "these authorities are trusted from now on".into() })
+    }
+
     fn status(&self) -> Answer {
         let member = self.member.as_ref().and_then(|member| member.cluster());
         let mut init = init_status(&self.root);

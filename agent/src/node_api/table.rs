@@ -14,6 +14,8 @@ pub enum Call {
     Approve,
     JoinVoid,
     Handover,
+    Trust,
+    TakeTrust,
     Status,
     Log,
     Dmesg,
@@ -51,7 +53,7 @@ const MASTERS_AND_READERS: &[&str] =
 const MEMBERS_AND_READERS: &[&str] =
     &[organization::MASTER, organization::NODE, organization::READER, organization::OPERATOR, organization::ADMIN];
 
-pub static TABLE: [Endpoint; 22] = [
+pub static TABLE: [Endpoint; 24] = [
     get(path::REPORT, MASTERS, Call::Report),
     post(path::LEARNER, MASTERS, Call::Learner),
     post(path::JOIN, JOINERS, Call::Join),
@@ -59,6 +61,8 @@ pub static TABLE: [Endpoint; 22] = [
     post(path::APPROVE, OPERATORS, Call::Approve),
     post(path::JOIN_VOID, ADMINS, Call::JoinVoid),
     post(path::HANDOVER, &[organization::JOIN], Call::Handover),
+    get(path::TRUST, READERS, Call::Trust),
+    post(path::TRUST, ADMINS, Call::TakeTrust),
     get(path::STATUS, MEMBERS_AND_READERS, Call::Status),
     get(path::LOG, READERS, Call::Log),
     get(path::DMESG, READERS, Call::Dmesg),
@@ -150,6 +154,8 @@ mod tests {
                 "POST /v1/approve oa",
                 "POST /v1/join/void a",
                 "POST /v1/handover j",
+                "GET /v1/trust roa",
+                "POST /v1/trust a",
                 "GET /v1/status mnroa",
                 "GET /v1/logs/{name} roa",
                 "GET /v1/dmesg roa",

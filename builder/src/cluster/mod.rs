@@ -5,6 +5,7 @@ mod check;
 mod create;
 mod image;
 mod manifests;
+mod rotation;
 mod schema;
 mod secrets;
 mod seed;
@@ -23,6 +24,7 @@ pub use access::{Access, LONGEST_ACCESS, machine_authority, operator_credential,
 pub use check::{Findings, is_label};
 pub use create::{Master, NewCluster, create, write_kubeconfig};
 pub use image::{SeedOf, write_seed};
+pub use rotation::{Step, next_step, take_step, trust_files, trusted};
 pub use schema::schema;
 use seed::seed_files_with_keys;
 pub use seed::{bound_machine, seed_files};

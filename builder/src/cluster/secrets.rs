@@ -1,7 +1,7 @@
 //! The secrets of a definition on disk: `secrets/` (0700) with the files of the seed's pki/ (0600).
 
-use super::SECRETS_DIR;
 use super::check::Findings;
+use super::{SECRETS_DIR, rotation};
 use crate::error::{Error, Problem, Result};
 use pki::{AuthorityName, Secrets};
 use spec::seed::files;
@@ -14,7 +14,7 @@ use time::{Duration, OffsetDateTime};
 /// An authority that ends within this time is warned about.
 const SOON: Duration = Duration::days(90);
 
-/// Reads the secrets of a definition's folder.
+/// Reads the secrets of a definition's folder: what signs now, and what is trusted.
 ///
 /// # Errors
 /// A failure that names the file.
@@ -24,6 +24,9 @@ pub(super) fn read(folder: &Path, cluster: &str) -> Result<Secrets> {
     for entry in std::fs::read_dir(&secrets).map_err(|error| Error::io("read", &secrets, error))? {
         let entry = entry.map_err(|error| Error::io("read", &secrets, error))?;
         let path = entry.path();
+        if rotation::is_next(&path) {
+            continue;
+        }
         let content = std::fs::read(&path).map_err(|error| Error::io("read", &path, error))?;
         contents.insert(format!("{}/{}", files::PKI_DIR, entry.file_name().to_string_lossy()), content);
     }

@@ -164,11 +164,7 @@ fn list(names: &[&str]) -> String {
 
 /// Whether a file of the secrets is the certificate of an authority that a machine of this role trusts.
 fn is_trusted(name: &str, role: Role) -> bool {
-    let trusted = match role {
-        Role::Master => &AuthorityName::ALL[..],
-        Role::Node => &[AuthorityName::Kubernetes, AuthorityName::Machine],
-    };
-    trusted.iter().any(|authority| authority.certificate_file() == name)
+    AuthorityName::known_to(role).iter().any(|authority| authority.certificate_file() == name)
 }
 
 #[cfg(test)]

@@ -20,11 +20,11 @@ use ureq::{Agent, Body, http};
 /// Bytes of a document: more than any machine has to say.
 const DOCUMENT_LIMIT: u64 = 64 << 20;
 
-/// Who asks: a certificate made for this command, and the authority that machines are verified by.
+/// Who asks: a certificate made for this command, and the authorities that machines are verified by.
 pub struct Caller {
     certificate: Certificate<'static>,
     key: PrivateKey<'static>,
-    authority: Certificate<'static>,
+    authorities: Vec<Certificate<'static>>,
 }
 
 impl Caller {
@@ -34,12 +34,15 @@ impl Caller {
     /// A failure when the cluster's secrets cannot be read or do not serve.
     pub fn of(definition: &Definition, organization: &str, now: OffsetDateTime) -> Result<Caller> {
         let leaf = operator_credential(definition, organization, now)?;
-        let authority = machine_authority(definition)?;
+        let authorities = pki::bundle("machine.crt", &machine_authority(definition)?).map_err(Error::from_failure)?;
         let failed = |error| Error::because("the operator's certificate cannot be used", error);
         Ok(Caller {
             certificate: Certificate::from_pem(leaf.certificate.as_bytes()).map_err(failed)?,
             key: PrivateKey::from_pem(leaf.key.as_bytes()).map_err(failed)?,
-            authority: Certificate::from_pem(authority.as_bytes()).map_err(failed)?,
+            authorities: authorities
+                .iter()
+                .map(|authority| Certificate::from_pem(authority.as_bytes()).map_err(failed))
+                .collect::<Result<_>>()?,
         })
     }
 }
@@ -72,7 +75,7 @@ impl Client {
                 std::slice::from_ref(&caller.certificate),
                 caller.key.to_owned(),
             )))
-            .root_certs(RootCerts::new_with_certs(std::slice::from_ref(&caller.authority)))
+            .root_certs(RootCerts::new_with_certs(&caller.authorities))
             .build();
         let config = Agent::config_builder()
             .tls_config(tls)
