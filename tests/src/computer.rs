@@ -266,8 +266,16 @@ impl<'lab> Computer<'lab> {
         until_it_works(&format!("an answer on port {port}"), within, || http::get(host_port, path, within))
     }
 
-    /// Kills every process of this name from the pod `inspector`. The session may die of it.
-    pub fn kill_program(&self, name: &str) -> Result {
+    /// Kills a service's program, until init says so.
+    pub fn kill_service(&self, name: &str) -> Result {
+        self.eventually(&format!("the end of {name}"), || {
+            self.kill_program(name)?;
+            self.wait_for_console(format!("service {name} was killed by signal 9"), 20).map(drop)
+        })
+    }
+
+    /// Kills every process of this name from the pod `inspector`. The session may die of it, or may not have begun.
+    fn kill_program(&self, name: &str) -> Result {
         let arguments = ["exec", "inspector", "--", "/usr/bin/busybox", "killall", "-KILL", name];
         match self.kubectl(&arguments) {
             Err(Failure::Command { said, .. }) if said.contains("no process killed") => Err(Failure::Unexpected(said)),

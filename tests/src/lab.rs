@@ -187,8 +187,7 @@ pub fn build(profiles: &[String], out: &Path) -> Result {
 /// A node's image is built for a cluster that has a node; a story writes the seed of its own over it.
 fn cluster_with_a_node(context: &Context) -> Result<&'static str> {
     const NAME: &str = "with-a-node";
-    const MACHINES: &str =
-        "[[machine]]\nname = \"master\"\nrole = \"master\"\n[[machine]]\nname = \"node\"\nrole = \"node\"\n";
+    const MACHINES: &str = "[[machine]]\nname = \"master\"\nrole = \"master\"\nnetwork = { address = \"192.0.2.11/24\" }\n[[machine]]\nname = \"node\"\nrole = \"node\"\n";
     let folder = context.project.cluster(NAME);
     if !folder.exists() {
         create(&context.project, &NewCluster::single(NAME), OffsetDateTime::now_utc()).map_err(Failure::builder)?;

@@ -142,7 +142,7 @@ mod tests {
         std::fs::write(folder.join("empty.yml"), "# nothing\n").unwrap();
         let path = folder.join(DEFINITION_FILE);
         let text = std::fs::read_to_string(&path).unwrap();
-        let node = "[[machine]]\nname = \"node-1\"\nrole = \"node\"\n";
+        let node = "network = { address = \"192.0.2.11/24\" }\n[[machine]]\nname = \"node-1\"\nrole = \"node\"\n";
         std::fs::write(&path, format!("manifests = {manifests}\n{text}{node}")).unwrap();
         Definition::of_name(&project, "lab").unwrap()
     }

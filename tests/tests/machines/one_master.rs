@@ -45,8 +45,7 @@ fn containerd_and_kubelet_are_killed_and_no_pod_notices(master: &Computer) -> Re
     master.wait_for("pod/inspector", "condition=Ready", 300)?;
     let before = master.kubectl(&["get", "pod", "web", "-o", CONTAINER])?;
     for service in ["containerd", "kubelet"] {
-        master.kill_program(service)?;
-        master.wait_for_console(format!("service {service} was killed by signal 9"), 60)?;
+        master.kill_service(service)?;
         master.wait_for_console(format!("service {service} "), 60)?;
         master.wait_for_console("ready after", 180)?;
         master.http_get(WEB_NODE_PORT, "/hostname")?;

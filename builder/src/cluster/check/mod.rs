@@ -298,12 +298,12 @@ impl Checker<'_> {
                 "an odd number of masters is wanted: 1, 3 or 5",
             );
         }
-        if count > 1 {
+        if self.cluster.has_several() {
             for (index, machine) in masters.iter().filter(|(_, machine)| machine.network.address.is_none()) {
                 self.report(
                     &format!("machine[{index}]"),
                     format!("the master {} has no address", machine.name),
-                    format!("the {count} masters find each other by their addresses; write into it: network = {{ address = \"192.0.2.11/24\", gateway = \"192.0.2.1\" }}"),
+                    "the other machines find it by its address; write into it: network = { address = \"192.0.2.11/24\", gateway = \"192.0.2.1\" }",
                 );
             }
         }

@@ -68,6 +68,12 @@ fn three_masters_need_addresses() {
     assert!(found[1].starts_with("5: the master master-2 has no address"), "{found:?}");
 }
 
+#[test]
+fn a_node_needs_a_master_with_an_address() {
+    let found = problems(&format!("{MASTER}[[machine]]\nname = \"n1\"\nrole = \"node\"\n"));
+    assert_eq!(found, ["2: the master master-1 has no address"]);
+}
+
 const MASTER_2: &str = "[[machine]]\nname = \"master-2\"\nrole = \"master\"\n";
 
 #[test]
@@ -126,12 +132,13 @@ fn labels_that_kubernetes_refuses_or_the_machine_owns_are_refused_at_their_key()
 
 #[test]
 fn nodes_that_are_not_listed_need_a_prefix_that_begins_a_name() {
-    let any = |lines: &str| format!("{MASTER}[any-node]\n{lines}\n");
+    let address = "network = { address = \"192.0.2.11/24\" }\n";
+    let any = |lines: &str| format!("{MASTER}{address}[any-node]\n{lines}\n");
     assert_eq!(problems(&any("prefix = \"rack7-\"\nlabels = { room = \"7\" }")), Vec::<String>::new());
-    refused(&any("prefix = \"Rack-\""), "6: the nodes' prefix \"Rack-\" does not begin a DNS label");
+    refused(&any("prefix = \"Rack-\""), "7: the nodes' prefix \"Rack-\" does not begin a DNS label");
     let long = "a".repeat(52);
-    refused(&any(&format!("prefix = {long:?}")), &format!("6: the nodes' prefix {long:?}"));
-    refused(&any("prefix = \"n-\"\ntaints = [\"gpu\"]"), "7: n-*: the taint \"gpu\" is not valid");
+    refused(&any(&format!("prefix = {long:?}")), &format!("7: the nodes' prefix {long:?}"));
+    refused(&any("prefix = \"n-\"\ntaints = [\"gpu\"]"), "8: n-*: the taint \"gpu\" is not valid");
 }
 
 #[test]
