@@ -29,6 +29,32 @@ fn a_node_joins_a_master_and_kube_router_serves_and_keeps_policies() {
     });
 }
 
+/// Natively, with three masters, it is told in tests/tests/authorities.rs; here are the kubelets and a pod.
+#[test]
+#[ignore = "a quarter of an hour: see docs/verification.md"]
+fn authorities_are_exchanged_under_kubelets_and_pods() {
+    story_with_machines("kubelets-authorities", 2, |lab| {
+        let mut room = Room::with_kube_router(lab, 1, 1)?;
+        room.power_on_all_to_ready()?;
+        let m1 = room.machine("m1")?;
+        m1.apply(&web_on("n1"))?;
+        m1.wait_for("pod/web", "condition=Ready", 300)?;
+        let container = "jsonpath={.status.containerStatuses[0]['containerID','restartCount']}";
+        let before = m1.kubectl(&["get", "pod", "web", "-o", container])?;
+        for _ in ["trusted", "signing", "alone"] {
+            room.imgbuild("cluster rotate lab --authorities --wait 20m")?;
+            room.wait_ready(2)?;
+            // The API server speaks to the node's kubelet, which serves with a certificate that a master signed.
+            let logs = m1.eventually("the pod's log", || m1.kubectl(&["logs", "web"]))?;
+            expect(logs.contains("Started HTTP server"), "the server's first line from kubectl logs", logs)?;
+        }
+        let after = m1.kubectl(&["get", "pod", "web", "-o", container])?;
+        expect(after == before, &format!("the same container, {before}"), after)?;
+        room.machine_mut("n1")?.power_button()?;
+        room.power_on_to_ready("n1")
+    });
+}
+
 fn pods_are_reached_across_machines(m1: &Computer) -> Result {
     m1.eventually("the Service by its name, from the other machine", || connect(m1, WEB))?;
     let answer = m1.http_get(WEB_NODE_PORT, "/hostname")?;
