@@ -4,7 +4,7 @@
 
 use crate::facts::{Facts, under};
 use crate::files::{self, FileError, NewFile};
-use crate::{certificates, join};
+use crate::{certificates, join, node_api};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use pki::{Authority, AuthorityName};
@@ -57,7 +57,8 @@ pub fn current(facts: &Facts, root: &Path, now: OffsetDateTime) -> Result<Trust,
     Ok(Trust { authorities, renewed: is_renewed(facts, root, now) })
 }
 
-/// Whether every certificate of this machine is by an authority that signs now.
+/// Whether every certificate of this machine is by an authority that signs now; on a node, whether its kubelet has
+/// its own already.
 fn is_renewed(facts: &Facts, root: &Path, now: OffsetDateTime) -> bool {
     let texts = AuthorityName::known_to(facts.identity.role)
         .iter()
@@ -66,6 +67,11 @@ fn is_renewed(facts: &Facts, root: &Path, now: OffsetDateTime) -> bool {
     let folder = under(root, paths::PKI_DIR);
     let own = files::list(&folder).unwrap_or_default().into_iter().filter(|path| certificates::is_lasting(path));
     let kubelets = [join::KUBELET_CERTIFICATE, join::KUBELET_SERVING_CERTIFICATE].map(|path| under(root, path));
+    let asks_for_its_own = facts.identity.role == Role::Node
+        && node_api::init_status(root).services.iter().any(|service| service.name == "kubelet");
+    if asks_for_its_own && !kubelets.iter().all(|path| path.exists()) {
+        return false;
+    }
     let all = own.map(|path| folder.join(path)).chain(kubelets);
     all.filter_map(|path| files::read_if_there(&path).ok().flatten()).all(|certificate| {
         signers.iter().any(|signer| pki::check_chain("certificate", &certificate, signer, now).is_ok())

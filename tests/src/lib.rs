@@ -37,7 +37,7 @@ pub use power_cut::{Recording, Sample};
 pub use room::Room;
 pub use run::{Outcome, run};
 pub use state::StatePartition;
-pub use stick::burn;
+pub use stick::{LoopDevice, burn};
 pub use story::{scratch_lab, story, story_with_machines};
 
 /// The image that most stories boot: master, cloud kernel, agnhost baked in.

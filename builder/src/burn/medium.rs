@@ -1,6 +1,6 @@
 //! A disk while it becomes a stick: marked unusable first, the partition table last.
 
-use super::source::{CHUNK, Image};
+use super::source::{Buffer, CHUNK, Image};
 use crate::error::{Error, Result};
 use gpt::disk::LogicalBlockSize;
 use images::gpt::{IMAGE_PARTITIONS, Identity};
@@ -12,8 +12,6 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// Where O_DIRECT takes a buffer: a page.
-const PAGE: usize = 4096;
 /// Stands in the first sector until the stick is whole.
 const MARK: &[u8] = b"imgbuild: the writing of this medium was not finished; burn it again.\n";
 
@@ -85,6 +83,9 @@ impl Medium {
         let check = |offset: u64, bytes: &[u8]| {
             let found = &mut found.bytes()[..bytes.len()];
             self.direct.read_exact_at(found, offset).map_err(self.failed("read"))?;
+            if found == bytes {
+                return Ok(());
+            }
             match found.iter().zip(bytes).position(|(found, wanted)| found != wanted) {
                 None => Ok(()),
                 Some(place) => Err(Error::failure(format!(
@@ -150,7 +151,7 @@ fn each(image: &Image, mut act: impl FnMut(u64, &[u8]) -> Result<()>, mut done: 
         length = offset;
         done(offset);
     };
-    image.chunks(Buffer::new(CHUNK).bytes(), take, tell)?;
+    image.chunks(CHUNK, take, tell)?;
     fill(end, last, &mut act)?;
     Ok(length)
 }
@@ -169,25 +170,6 @@ fn zeros_between(end: u64, next: u64) -> [Range<u64>; 2] {
 fn pieces(range: Range<u64>) -> impl Iterator<Item = (u64, usize)> {
     let Range { start, end } = range;
     (start..end).step_by(CHUNK).map(move |offset| (offset, (end - offset).min(CHUNK as u64) as usize))
-}
-
-/// Bytes at a page's beginning.
-struct Buffer {
-    memory: Vec<u8>,
-    start: usize,
-    length: usize,
-}
-
-impl Buffer {
-    fn new(length: usize) -> Buffer {
-        let memory = vec![0; length + PAGE];
-        let start = memory.as_ptr().align_offset(PAGE);
-        Buffer { memory, start, length }
-    }
-
-    fn bytes(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start..self.start + self.length]
-    }
 }
 
 #[cfg(test)]

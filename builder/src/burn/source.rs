@@ -7,9 +7,14 @@ use spec::layout::image_size;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, channel, sync_channel};
 
 /// Bytes that are read and written at once; a multiple of every sector and page.
 pub const CHUNK: usize = 4 << 20;
+/// Chunks that are read before they are wanted.
+const AHEAD: usize = 2;
+/// Where O_DIRECT takes a buffer: a page.
+const PAGE: usize = 4096;
 /// zstd's frame begins with this (RFC 8878, section 3.1.1).
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
@@ -79,39 +84,88 @@ impl Image {
     }
 
     /// Calls `take` with offset and bytes of every chunk that holds something, in order; each begins at a multiple
-    /// of the buffer's length, and the last of the image may be short. `pass` is told how many bytes are behind,
-    /// zeros included.
+    /// of `step`, and the last of the image may be short. `pass` is told how many bytes are behind, zeros included.
+    /// A thread reads ahead, so that a disk need not wait for a decompressor, nor the other way round.
     ///
     /// # Errors
     /// What `take` says, or the image cannot be read.
     pub fn chunks(
         &self,
-        buffer: &mut [u8],
+        step: usize,
         mut take: impl FnMut(u64, &[u8]) -> Result<()>,
         mut pass: impl FnMut(u64),
     ) -> Result<()> {
+        std::thread::scope(|scope| {
+            let (filled, full) = sync_channel::<Result<Chunk>>(AHEAD);
+            let (emptied, empty) = channel();
+            (0..AHEAD + 1).for_each(|_| drop(emptied.send(Buffer::new(step))));
+            scope.spawn(move || {
+                // Whoever takes has failed when nobody takes any more.
+                if let Err(error) = self.read_chunks(step, &empty, |chunk| filled.send(Ok(chunk)).is_ok()) {
+                    drop(filled.send(Err(error)));
+                }
+            });
+            for chunk in full {
+                let mut chunk = chunk?;
+                let bytes = &chunk.buffer.bytes()[..chunk.count];
+                if chunk.count > 0 && !is_zero(bytes) {
+                    take(chunk.offset, bytes)?;
+                }
+                pass(chunk.offset + chunk.count as u64);
+                drop(emptied.send(chunk.buffer));
+            }
+            Ok(())
+        })
+    }
+
+    /// Fills what is empty, in order, as long as `give` says yes; the last is not filled to its end.
+    fn read_chunks(&self, step: usize, empty: &Receiver<Buffer>, give: impl Fn(Chunk) -> bool) -> Result<()> {
         let failed = |error| Error::io("read", &self.path, error);
         let mut file = File::open(&self.path).map_err(failed)?;
         let mut reader = self.reader(file.try_clone().map_err(failed)?)?;
-        let (step, length) = (buffer.len() as u64, file.metadata().map_err(failed)?.len());
+        let length = file.metadata().map_err(failed)?.len();
         let mut offset = 0;
-        loop {
+        while let Ok(mut buffer) = empty.recv() {
             if !self.is_compressed {
                 // Both handles have one position.
                 let (start, _) = next_data(&file, offset, length).map_err(failed)?;
-                let start = start / step * step;
+                let start = start / step as u64 * step as u64;
                 offset = file.seek(SeekFrom::Start(start.max(offset))).map_err(failed)?;
             }
-            let count = fill(&mut reader, buffer).map_err(failed)?;
-            if count > 0 && !is_zero(&buffer[..count]) {
-                take(offset, &buffer[..count])?;
+            let count = fill(&mut reader, buffer.bytes()).map_err(failed)?;
+            if !give(Chunk { offset, buffer, count }) || count < step {
+                break;
             }
             offset += count as u64;
-            pass(offset);
-            if count < buffer.len() {
-                return Ok(());
-            }
         }
+        Ok(())
+    }
+}
+
+/// A piece of the image.
+struct Chunk {
+    offset: u64,
+    buffer: Buffer,
+    /// Bytes of the buffer that are the image's.
+    count: usize,
+}
+
+/// Bytes at a page's beginning.
+pub struct Buffer {
+    memory: Vec<u8>,
+    start: usize,
+    length: usize,
+}
+
+impl Buffer {
+    pub fn new(length: usize) -> Buffer {
+        let memory = vec![0; length + PAGE];
+        let start = memory.as_ptr().align_offset(PAGE);
+        Buffer { memory, start, length }
+    }
+
+    pub fn bytes(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..self.start + self.length]
     }
 }
 
@@ -142,7 +196,7 @@ mod tests {
             found.push((offset, bytes.len()));
             Ok(())
         };
-        image.chunks(&mut [0; STEP], take, |offset| behind = offset).unwrap();
+        image.chunks(STEP, take, |offset| behind = offset).unwrap();
         (found, behind)
     }
 

@@ -1,11 +1,12 @@
 //! `cargo bench -p stories`: sizes, build times, boot times and memory of the master, as the Markdown
 //! table of docs/benchmarks.md. Takes most of an hour; nothing else should run beside it.
 //!
-//! `cargo bench -p stories -- sizes builds boots boots-one memory` picks chapters.
+//! `cargo bench -p stories -- sizes builds burn boots boots-one memory` picks chapters.
 
 mod bare;
 mod boots;
 mod builds;
+mod burn;
 mod memory;
 mod sizes;
 
@@ -29,9 +30,10 @@ impl Row {
 
 type Chapter = fn(&Lab) -> Result<Vec<Row>>;
 
-const CHAPTERS: [(&str, Chapter); 5] = [
+const CHAPTERS: [(&str, Chapter); 6] = [
     ("sizes", sizes::measure),
     ("builds", builds::measure),
+    ("burn", burn::measure),
     ("boots", boots::measure_two),
     ("boots-one", boots::measure_one),
     ("memory", memory::measure),
