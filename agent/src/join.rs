@@ -26,8 +26,13 @@ use std::sync::Arc;
 use time::{Duration, OffsetDateTime};
 use tokio_rustls::rustls::ClientConfig;
 
-const ALL: [NodeCredential; 4] =
-    [NodeCredential::Machine, NodeCredential::Bootstrap, NodeCredential::Agent, NodeCredential::Proxy];
+const ALL: [NodeCredential; 5] = [
+    NodeCredential::Machine,
+    NodeCredential::Bootstrap,
+    NodeCredential::Agent,
+    NodeCredential::Proxy,
+    NodeCredential::Kubelet,
+];
 /// Keys and requests under way, so that asking again is asking with the same keys.
 const PENDING_FILE: &str = "pending.json";
 /// kubelet's own certificate and key, which it gets by TLS bootstrapping and rotates itself.
@@ -89,6 +94,9 @@ fn policy(credential: NodeCredential, name: &str) -> (AuthorityName, RequestPoli
             (AuthorityName::Kubernetes, client(node_agent_user(name), Some(NODE_AGENTS), LEAF_LIFE))
         }
         NodeCredential::Proxy => (AuthorityName::Kubernetes, client("system:kube-proxy".into(), None, LEAF_LIFE)),
+        NodeCredential::Kubelet => {
+            (AuthorityName::Kubernetes, client(format!("system:node:{name}"), Some("system:nodes"), LEAF_LIFE))
+        }
     }
 }
 
@@ -102,6 +110,7 @@ fn place(credential: NodeCredential) -> &'static str {
         NodeCredential::Bootstrap => BOOTSTRAP,
         NodeCredential::Agent => "kubernetes/agent",
         NodeCredential::Proxy => "kubernetes/proxy",
+        NodeCredential::Kubelet => "kubernetes/kubelet",
     }
 }
 
@@ -125,34 +134,54 @@ pub fn tls(facts: &Facts, root: &Path, now: OffsetDateTime) -> Result<Arc<Client
     Ok(http::tls(authority, certificate, key)?)
 }
 
-/// Takes away what kubelet got by an authority that signs no more, so that it asks anew when it starts; whether there
-/// was something.
+/// Whether a certificate of kubelet's is by an authority that is still trusted and signs no more.
+fn is_by_former(facts: &Facts, root: &Path, path: &str, now: OffsetDateTime) -> Result<bool, JoinError> {
+    let authorities = facts.secrets.text(&AuthorityName::Kubernetes.certificate_file())?;
+    let found = files::read_if_there(&under(root, path))?;
+    Ok(found.is_some_and(|certificate| {
+        pki::check_chain("kubelet", &certificate, authorities, now).is_err()
+            && pki::check_trusted("kubelet", &certificate, authorities, now).is_ok()
+    }))
+}
+
+/// Takes away what kubelet serves with when it is by an authority that signs no more: it asks anew when it starts.
+/// Whether kubelet must start anew for that, or for the certificate that [`ensure`] gets it.
 pub fn retire_kubelets(facts: &Facts, root: &Path, now: OffsetDateTime) -> Result<bool, JoinError> {
-    let authority = facts.secrets.text(&AuthorityName::Kubernetes.certificate_file())?;
-    let path = under(root, KUBELET_CERTIFICATE);
-    let Some(certificate) = files::read_if_there(&path)? else { return Ok(false) };
-    let name = "kubelet";
-    let is_current = pki::check_chain(name, &certificate, authority, now).is_ok();
-    if is_current || pki::check_trusted(name, &certificate, authority, now).is_err() {
-        return Ok(false);
+    let serving = is_by_former(facts, root, KUBELET_SERVING_CERTIFICATE, now)?;
+    if serving {
+        let path = under(root, KUBELET_SERVING_CERTIFICATE);
+        std::fs::remove_file(&path).map_err(|source| FileError::Io { path, source })?;
     }
-    let kubeconfig = under(root, paths::KUBERNETES_DIR).join("kubelet.kubeconfig");
-    for path in [path, under(root, KUBELET_SERVING_CERTIFICATE), kubeconfig] {
-        match std::fs::remove_file(&path) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                return Err(FileError::Io { path, source }.into());
-            }
-            _ => {}
-        }
+    Ok(serving || is_by_former(facts, root, KUBELET_CERTIFICATE, now)?)
+}
+
+/// Certificate and key in one file that a link leads to, as kubelet's own store keeps them
+/// (k8s.io/client-go/util/certificate, FileStore).
+fn give_to_kubelet(root: &Path, certificate: &str, key: &str, now: OffsetDateTime) -> Result<(), JoinError> {
+    let link = under(root, KUBELET_CERTIFICATE);
+    let path = link.with_file_name(format!("kubelet-client-{}.pem", now.unix_timestamp()));
+    files::write(&path, format!("{certificate}{key}"), 0o600, true)?;
+    let new = link.with_extension("new");
+    let failed = |source| FileError::Io { path: link.clone(), source };
+    match std::fs::remove_file(&new) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error).into()),
+        _ => {}
     }
-    Ok(true)
+    std::os::unix::fs::symlink(&path, &new).and_then(|()| std::fs::rename(&new, &link)).map_err(failed)?;
+    Ok(())
 }
 
 /// The credentials that are missing or have lived two thirds of their life.
 fn due(facts: &Facts, root: &Path, now: OffsetDateTime) -> Result<Vec<NodeCredential>, JoinError> {
     let mut due = Vec::new();
     for credential in ALL {
-        if credential == NodeCredential::Bootstrap && under(root, KUBELET_CERTIFICATE).exists() {
+        let is_due = match credential {
+            NodeCredential::Bootstrap if under(root, KUBELET_CERTIFICATE).exists() => Some(false),
+            NodeCredential::Kubelet => Some(is_by_former(facts, root, KUBELET_CERTIFICATE, now)?),
+            _ => None,
+        };
+        if let Some(is_due) = is_due {
+            due.extend(is_due.then_some(credential));
             continue;
         }
         let (authority, _) = policy(credential, &facts.identity.name);
@@ -202,6 +231,10 @@ pub async fn ensure(facts: &Facts, root: &Path, now: OffsetDateTime) -> Result<O
     let mut new = Vec::new();
     for (credential, (_, key)) in &pending.requests {
         let certificate = answer.certificates.get(credential).ok_or(JoinError::Incomplete(*credential))?;
+        if *credential == NodeCredential::Kubelet {
+            give_to_kubelet(root, certificate, key, now)?;
+            continue;
+        }
         let path = |end: &str| under(root, paths::PKI_DIR).join(format!("{}.{end}", place(*credential)));
         let file = |path, text: &str| NewFile { path, content: text.as_bytes().to_vec(), mode: 0o600, owner: None };
         new.extend([file(path("key"), key), file(path("crt"), certificate)]);
@@ -279,6 +312,10 @@ fn may_ask(facts: &Facts, caller: &Caller, question: &JoinQuestion) -> Result<()
     if ![organization::JOIN, organization::PENDING, organization::NODE].contains(&caller.organization.as_str()) {
         return Err(format!("{} ({}) is no node and has no join credential", caller.name, caller.organization));
     }
+    // By a join credential kubelet's comes after a bootstrap, which is judged by what nodes there are.
+    if question.requests.contains_key(&NodeCredential::Kubelet) && caller.organization != organization::NODE {
+        return Err(format!("{} ({}) may not ask for kubelet's certificate", caller.name, caller.organization));
+    }
     match asking(facts, caller, question.version)? {
         machine if machine.role == Role::Master => Err(format!("{} is a master: masters sign their own", machine.name)),
         _ => Ok(()),
@@ -344,10 +381,11 @@ mod tests {
 
     #[test]
     fn only_listed_nodes_with_a_credential_may_ask() {
-        let question = question("n1");
-        for organization in [organization::JOIN, organization::NODE] {
-            may_ask(&facts(), &caller("n1", organization), &question).unwrap();
-        }
+        let mut question = question("n1");
+        may_ask(&facts(), &caller("n1", organization::NODE), &question).unwrap();
+        may_ask(&facts(), &caller("n1", organization::JOIN), &question).unwrap_err();
+        question.requests.remove(&NodeCredential::Kubelet);
+        may_ask(&facts(), &caller("n1", organization::JOIN), &question).unwrap();
         for (name, organization) in [
             ("n1", organization::READER),
             ("n1", organization::MASTER),
@@ -371,9 +409,38 @@ mod tests {
     }
 
     #[test]
+    fn kubelet_gets_another_certificate_once_its_authority_signs_no_more() {
+        let root = tempfile::tempdir().unwrap();
+        let mut facts = facts();
+        let old = facts.secrets.authority(AuthorityName::Kubernetes).unwrap();
+        let leaf = old.issue(&pki::LeafRequest::client("x", None, Duration::days(1)), now()).unwrap();
+        for path in [KUBELET_CERTIFICATE, KUBELET_SERVING_CERTIFICATE] {
+            let path = under(root.path(), path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, format!("{}{}", leaf.certificate, leaf.key)).unwrap();
+        }
+        let is_due = |facts: &Facts| due(facts, root.path(), now()).unwrap().contains(&NodeCredential::Kubelet);
+        assert!(!is_due(&facts) && !retire_kubelets(&facts, root.path(), now()).unwrap());
+
+        let new = pki::Authority::new("new", now()).unwrap();
+        let mut files = facts.secrets.files().clone();
+        let bundle = format!("{}{}", new.certificate(), old.certificate());
+        files.insert(AuthorityName::Kubernetes.certificate_file(), bundle.into_bytes());
+        facts.secrets = pki::Secrets::from_files("demo", files);
+        assert!(is_due(&facts) && retire_kubelets(&facts, root.path(), now()).unwrap());
+        assert!(!under(root.path(), KUBELET_SERVING_CERTIFICATE).exists());
+
+        let request = pki::LeafRequest::client("system:node:n1", Some("system:nodes"), Duration::days(1));
+        let leaf = new.issue(&request, now()).unwrap();
+        give_to_kubelet(root.path(), &leaf.certificate, &leaf.key, now()).unwrap();
+        assert!(!is_due(&facts) && !retire_kubelets(&facts, root.path(), now()).unwrap());
+        assert!(under(root.path(), KUBELET_CERTIFICATE).is_symlink());
+    }
+
+    #[test]
     fn a_new_node_lacks_everything_and_kubelets_own_certificate_makes_the_bootstrap_needless() {
         let root = tempfile::tempdir().unwrap();
-        assert_eq!(due(&facts(), root.path(), now()).unwrap(), ALL);
+        assert_eq!(due(&facts(), root.path(), now()).unwrap(), ALL[..4]);
         let kubelets = under(root.path(), KUBELET_CERTIFICATE);
         std::fs::create_dir_all(kubelets.parent().unwrap()).unwrap();
         std::fs::write(kubelets, "").unwrap();

@@ -110,6 +110,9 @@ pub enum NodeCredential {
     Agent,
     /// To the API server for kube-proxy: CN `system:kube-proxy`.
     Proxy,
+    /// kubelet's own, CN `system:node:NAME`: for a machine that shows its own certificate, when the authority of the
+    /// one that kubelet has signs no more. kubelet itself would ask for another at the end of its life.
+    Kubelet,
 }
 
 /// Group of the nodes' agents at the API server.
