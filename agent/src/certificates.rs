@@ -373,7 +373,20 @@ fn prepare_folders(facts: &Facts, root: &Path) -> Result<bool, CertificateError>
     let folder = under(root, paths::PKI_DIR);
     authorities.push((folder.join("kubernetes/etcd-ca.crt"), AuthorityName::Etcd, None));
     authorities.push((folder.join("kubernetes/front-proxy-ca.crt"), AuthorityName::FrontProxy, None));
+    write_signer(facts, &folder)?;
     write_authorities(facts, authorities)
+}
+
+/// The certificate that signs, alone: kube-controller-manager refuses a file with others beside it, and reads it
+/// again by itself (k8s.io/kubernetes/pkg/controller/certificates/signer, ca_provider.go).
+fn write_signer(facts: &Facts, folder: &Path) -> Result<(), CertificateError> {
+    let name = AuthorityName::Kubernetes.certificate_file();
+    let path = folder.join("kubernetes/signing-ca.crt");
+    let content = pki::bundle(&name, facts.secrets.text(&name)?)?.swap_remove(0);
+    if files::read_if_there(&path)?.as_ref() == Some(&content) {
+        return Ok(());
+    }
+    Ok(files::write(&path, content, 0o644, true)?)
 }
 
 /// The same for a node, which issues nothing itself.
