@@ -10,6 +10,7 @@ use crate::lab::{self, workspace};
 use crate::patience::until_it_works;
 use crate::run::{Outcome, run};
 use crate::{Failure, Result, StoryCluster};
+use base64::{Engine, engine::general_purpose::STANDARD};
 use imgbuild::node::{Caller, Client, Trouble, parse_address};
 use init::{Init, Running};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -305,6 +306,21 @@ impl Native {
             "/usr/bin/etcdctl --cacert={pki}/etcd-ca.crt --cert={pki}/etcd-client.crt --key={pki}/etcd-client.key \
              --endpoints=https://127.0.0.1:2379 {arguments}"
         ))
+    }
+
+    /// A node asks as its kubelet does before it has a certificate, for the certificate of this common name.
+    pub fn ask_as_kubelet(&self, request_name: &str, common_name: &str) -> Result {
+        let request = pki::signing_request(common_name, Some("system:nodes"), &[], &[]);
+        let (request, _) = request.map_err(|error| Failure::Unexpected(error.to_string()))?;
+        let text = format!(
+            "apiVersion: certificates.k8s.io/v1\nkind: CertificateSigningRequest\nmetadata: {{name: {request_name}}}\n\
+             spec:\n  signerName: kubernetes.io/kube-apiserver-client-kubelet\n\
+             \x20 usages: [digital signature, client auth]\n  request: {}\n",
+            STANDARD.encode(request)
+        );
+        put(&self.path(&format!("/tmp/{request_name}.yaml")), text)?;
+        let kubectl = "/usr/bin/kubectl --kubeconfig=/etc/kubernetes/bootstrap.kubeconfig";
+        self.eventually("asking", || self.run(&format!("{kubectl} create -f /tmp/{request_name}.yaml"))).map(drop)
     }
 
     /// kubectl as the agent of a master.

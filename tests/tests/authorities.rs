@@ -66,9 +66,14 @@ fn authorities_are_exchanged_while_the_cluster_runs() {
         let kept = machines[3].path("/tmp/before.kubeconfig");
         std::fs::copy(machines[3].path("/tmp/admin.kubeconfig"), &kept).map_err(Failure::file(&kept, "write"))?;
 
-        for _ in ["trusted", "signing", "alone"] {
+        for step in ["trusted", "signing", "alone"] {
             machines[0].imgbuild(&cluster, ROTATE)?;
             works(&machines, &cluster)?;
+            machines[3].ask_as_kubelet(step, "system:node:n1")?;
+            machines[0].eventually("a signature", || {
+                let signed = machines[0].kubectl(&format!("get csr {step} -o jsonpath={{.status.certificate}}"))?;
+                expect(!signed.is_empty(), "a certificate", "none yet")
+            })?;
         }
         for (machine, (name, role, _)) in machines.iter().zip(MACHINES) {
             for authority in AuthorityName::known_to(role) {

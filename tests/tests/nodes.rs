@@ -1,7 +1,6 @@
 //! Stories of nodes that join, natively: the real agents, etcd and API server; kubelet's part is played
 //! by its own requests, sent with its own credentials through the node's balancer.
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use spec::cluster::Role;
 use spec::paths;
 use stories::native::{Native, Room};
@@ -47,22 +46,6 @@ fn joined(lab: &Lab, room: &Room) -> Result<(StoryCluster, Native, Native)> {
     Ok((cluster, master, node))
 }
 
-/// As the kubelet of the node asks for its certificate.
-fn ask(node: &Native, request_name: &str, common_name: &str) -> Result {
-    let request = pki::signing_request(common_name, Some("system:nodes"), &[], &[]);
-    let (request, _) = request.map_err(|error| Failure::Unexpected(error.to_string()))?;
-    let path = node.path(&format!("/tmp/{request_name}.yaml"));
-    let text = format!(
-        "apiVersion: certificates.k8s.io/v1\nkind: CertificateSigningRequest\nmetadata: {{name: {request_name}}}\n\
-         spec:\n  signerName: kubernetes.io/kube-apiserver-client-kubelet\n\
-         \x20 usages: [digital signature, client auth]\n  request: {}\n",
-        STANDARD.encode(request)
-    );
-    std::fs::write(&path, text).map_err(Failure::file(&path, "write"))?;
-    let kubectl = "/usr/bin/kubectl --kubeconfig=/etc/kubernetes/bootstrap.kubeconfig";
-    node.eventually("asking", || node.run(&format!("{kubectl} create -f /tmp/{request_name}.yaml"))).map(drop)
-}
-
 fn condition(master: &Native, request: &str, wanted: &str) -> Result {
     master.eventually(&format!("{request} {wanted}"), || {
         let found = master.kubectl(&format!("get csr {request} -o jsonpath={{.status.conditions[*].type}}"))?;
@@ -75,9 +58,9 @@ fn a_node_gets_credentials_in_its_own_name_and_in_no_other() {
     story("native-node-joins", |lab| {
         let room = Room::new()?;
         let (_, master, node) = joined(lab, &room)?;
-        ask(&node, "own", "system:node:n1")?;
-        ask(&node, "others", "system:node:n2")?;
-        ask(&node, "masters", "system:node:m1")?;
+        node.ask_as_kubelet("own", "system:node:n1")?;
+        node.ask_as_kubelet("others", "system:node:n2")?;
+        node.ask_as_kubelet("masters", "system:node:m1")?;
         condition(&master, "own", "Approved")?;
         condition(&master, "others", "Denied")?;
         condition(&master, "masters", "Denied")?;
@@ -143,8 +126,8 @@ fn a_node_that_is_not_listed_joins_on_an_operators_word_for_its_key() {
         node.eventually("its credentials", || {
             expect(node.path(paths::JOINED_FILE).exists(), "the mark of a machine that has joined", "none")
         })?;
-        ask(&node, "own", &format!("system:node:{UNLISTED}"))?;
-        ask(&node, "others", "system:node:rack7-525400000078")?;
+        node.ask_as_kubelet("own", &format!("system:node:{UNLISTED}"))?;
+        node.ask_as_kubelet("others", "system:node:rack7-525400000078")?;
         condition(&master, "own", "Approved")?;
         condition(&master, "others", "Denied")
     });
