@@ -370,32 +370,24 @@ fn kubeconfig(facts: &Facts, wanted: &Wanted, embed: Embed, leaf: &Leaf) -> Resu
 /// certificate as ca.crt.
 fn prepare_folders(facts: &Facts, root: &Path) -> Result<bool, CertificateError> {
     let mut authorities = prepare(facts, root, &CLUSTER_FOLDERS)?;
-    let folder = under(root, paths::PKI_DIR);
-    authorities.push((folder.join("kubernetes/etcd-ca.crt"), AuthorityName::Etcd, None));
-    authorities.push((folder.join("kubernetes/front-proxy-ca.crt"), AuthorityName::FrontProxy, None));
-    write_signer(facts, &folder)?;
-    write_authorities(facts, authorities)
-}
-
-/// The certificate that signs, alone: kube-controller-manager refuses a file with others beside it, and reads it
-/// again by itself (k8s.io/kubernetes/pkg/controller/certificates/signer, ca_provider.go).
-fn write_signer(facts: &Facts, folder: &Path) -> Result<(), CertificateError> {
-    let name = AuthorityName::Kubernetes.certificate_file();
-    let path = folder.join("kubernetes/signing-ca.crt");
-    let content = pki::bundle(&name, facts.secrets.text(&name)?)?.swap_remove(0);
-    if files::read_if_there(&path)?.as_ref() == Some(&content) {
-        return Ok(());
-    }
-    Ok(files::write(&path, content, 0o644, true)?)
+    let folder = under(root, paths::PKI_DIR).join("kubernetes");
+    let text = |authority: AuthorityName| facts.secrets.text(&authority.certificate_file());
+    authorities.push((folder.join("etcd-ca.crt"), text(AuthorityName::Etcd)?.into(), None));
+    authorities.push((folder.join("front-proxy-ca.crt"), text(AuthorityName::FrontProxy)?.into(), None));
+    // The one that signs, alone: kube-controller-manager refuses a file with others beside it, and reads it again by
+    // itself (k8s.io/kubernetes/pkg/controller/certificates/signer, ca_provider.go).
+    let signing = pki::bundle("kubernetes", text(AuthorityName::Kubernetes)?)?.swap_remove(0);
+    authorities.push((folder.join("signing-ca.crt"), signing, None));
+    write_authorities(authorities)
 }
 
 /// The same for a node, which issues nothing itself.
 pub fn prepare_node(facts: &Facts, root: &Path) -> Result<bool, CertificateError> {
-    let authorities = prepare(facts, root, &NODE_FOLDERS)?;
-    write_authorities(facts, authorities)
+    write_authorities(prepare(facts, root, &NODE_FOLDERS)?)
 }
 
-type AuthorityFiles = Vec<(PathBuf, AuthorityName, Option<files::Owner>)>;
+/// Path, certificates in PEM, owner.
+type AuthorityFiles = Vec<(PathBuf, String, Option<files::Owner>)>;
 
 fn prepare(
     facts: &Facts,
@@ -410,20 +402,20 @@ fn prepare(
     for &(name, authority, user) in folders {
         let owner = facts.owner(user)?;
         files::make_directory(&folder.join(name), 0o700, owner)?;
-        authorities.push((folder.join(name).join("ca.crt"), authority, owner));
+        let text = facts.secrets.text(&authority.certificate_file())?.to_owned();
+        authorities.push((folder.join(name).join("ca.crt"), text, owner));
     }
     Ok(authorities)
 }
 
 /// Whether one of them was there with another content.
-fn write_authorities(facts: &Facts, authorities: AuthorityFiles) -> Result<bool, CertificateError> {
+fn write_authorities(authorities: AuthorityFiles) -> Result<bool, CertificateError> {
     let (mut changed, mut replaced) = (Vec::new(), false);
-    for (path, authority, owner) in authorities {
-        let text = facts.secrets.text(&authority.certificate_file())?;
+    for (path, text, owner) in authorities {
         let found = files::read_if_there(&path)?;
-        if found.as_deref() != Some(text) {
+        if found.as_deref() != Some(text.as_str()) {
             replaced |= found.is_some();
-            changed.push(NewFile { path, content: text.as_bytes().to_vec(), mode: 0o644, owner });
+            changed.push(NewFile { path, content: text.into_bytes(), mode: 0o644, owner });
         }
     }
     files::write_all(&changed, true)?;

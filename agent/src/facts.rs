@@ -92,6 +92,15 @@ fn from_toml<T: serde::de::DeserializeOwned>(path: &Path, text: &str) -> Result<
     toml::from_str(text).map_err(|error| FileError::Content { path: path.into(), reason: error.to_string() })
 }
 
+/// Puts files of `seed::files` over the seed's, which are in memory.
+pub fn lay_over_seed(root: &Path, contents: BTreeMap<String, Vec<u8>>) -> Result<()> {
+    let target = under(root, paths::SEED_DIR);
+    files::make_directory(&target.join(seed::files::PKI_DIR), 0o700, None)?;
+    let file =
+        |(name, content)| files::NewFile { path: target.join::<String>(name), content, mode: 0o600, owner: None };
+    files::write_all(&contents.into_iter().map(file).collect::<Vec<_>>(), false)
+}
+
 fn read_seed(folder: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
     let mut contents = BTreeMap::new();
     for relative in files::list(folder)? {

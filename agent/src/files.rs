@@ -81,10 +81,7 @@ fn temporary_name(path: &Path) -> PathBuf {
 }
 
 fn write_temporary(file: &NewFile, temporary: &Path) -> Result<std::fs::File> {
-    match std::fs::remove_file(temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(temporary)(error)),
-        _ => {}
-    }
+    remove_if_there(temporary)?;
     let mut handle =
         std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(temporary).map_err(at(temporary))?;
     handle.write_all(&file.content).map_err(at(temporary))?;
@@ -93,6 +90,14 @@ fn write_temporary(file: &NewFile, temporary: &Path) -> Result<std::fs::File> {
     }
     handle.set_permissions(std::fs::Permissions::from_mode(file.mode)).map_err(at(temporary))?;
     Ok(handle)
+}
+
+/// Removes a file.
+pub fn remove_if_there(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(path)(error)),
+        _ => Ok(()),
+    }
 }
 
 /// Makes a folder (and its parents) with this mode and owner, or sets them on the one there.

@@ -4,7 +4,7 @@
 
 use crate::api::Api;
 use crate::claim;
-use crate::facts::{Facts, under};
+use crate::facts::{Facts, lay_over_seed, under};
 use crate::files::{self, FileError, NewFile};
 use crate::hex;
 use crate::join::{self, JoinError};
@@ -16,6 +16,7 @@ use hyper::StatusCode;
 use spec::agent::{HandoverAnswer, HandoverQuestion, VERSION, path};
 use spec::cluster::Role;
 use spec::{paths, seed};
+use std::collections::BTreeMap;
 use std::path::Path;
 use time::OffsetDateTime;
 
@@ -25,13 +26,11 @@ const KEY_FILE: &str = "/var/lib/imgbuild/handover.key";
 /// Puts what was handed over beside the seed's files.
 pub fn put_back(root: &Path) -> Result<(), FileError> {
     let folder = under(root, paths::HANDED_OVER_DIR);
-    let target = under(root, paths::SEED_DIR);
-    let mut found = Vec::new();
-    for name in &files::list(&folder)? {
-        found.push(secret(target.join(name), files::read(&folder.join(name))?));
+    let mut found = BTreeMap::new();
+    for name in files::list(&folder)? {
+        found.insert(name.to_string_lossy().into_owned(), files::read(&folder.join(&name))?.into_bytes());
     }
-    files::make_directory(&target.join(seed::files::PKI_DIR), 0o700, None)?;
-    files::write_all(&found, false)
+    lay_over_seed(root, found)
 }
 
 fn secret(path: std::path::PathBuf, content: impl Into<Vec<u8>>) -> NewFile {

@@ -163,10 +163,7 @@ fn give_to_kubelet(root: &Path, certificate: &str, key: &str, now: OffsetDateTim
     files::write(&path, format!("{certificate}{key}"), 0o600, true)?;
     let new = link.with_extension("new");
     let failed = |source| FileError::Io { path: link.clone(), source };
-    match std::fs::remove_file(&new) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error).into()),
-        _ => {}
-    }
+    files::remove_if_there(&new)?;
     std::os::unix::fs::symlink(&path, &new).and_then(|()| std::fs::rename(&new, &link)).map_err(failed)?;
     Ok(())
 }

@@ -2,8 +2,8 @@
 //! --authorities`), machine by machine. A machine keeps what it is sent on its state partition, and at each start of
 //! the agent lays it over the seed's files, which are in memory; a seed that was written later counts again.
 
-use crate::facts::{Facts, under};
-use crate::files::{self, FileError, NewFile};
+use crate::facts::{Facts, lay_over_seed, under};
+use crate::files::{self, FileError};
 use crate::{certificates, join, node_api};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -32,19 +32,17 @@ pub fn put_back(root: &Path) -> Result<(), FileError> {
     let Some(text) = files::read_if_there(&path)? else { return Ok(()) };
     let wrong = |reason: String| FileError::Content { path: path.clone(), reason };
     let kept: Kept = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
-    let target = under(root, paths::SEED_DIR);
-    let about = files::read(&target.join(seed::files::MACHINE))?;
+    let about = files::read(&under(root, paths::SEED_DIR).join(seed::files::MACHINE))?;
     let about: seed::Machine = toml::from_str(&about).map_err(|error| wrong(format!("the seed: {error}")))?;
     if about.created > kept.made {
         return Ok(());
     }
-    files::make_directory(&target.join(seed::files::PKI_DIR), 0o700, None)?;
-    let mut found = Vec::new();
-    for (name, content) in &kept.files {
+    let mut found = BTreeMap::new();
+    for (name, content) in kept.files {
         let content = BASE64.decode(content).map_err(|error| wrong(format!("{name}: {error}")))?;
-        found.push(NewFile { path: target.join(name), content, mode: 0o600, owner: None });
+        found.insert(name, content);
     }
-    files::write_all(&found, false)
+    lay_over_seed(root, found)
 }
 
 /// What this machine trusts now.

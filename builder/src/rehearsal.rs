@@ -54,9 +54,13 @@ impl Rehearsal<'_> {
             Some(name) => self.definition.cluster.machine(name).map(|machine| vec![machine.into_owned()]),
             None => Some(self.different()),
         };
+        let work = scratch::folder(&std::env::temp_dir(), "imgbuild-check-")?;
+        let agent = work.path().join("agent");
+        let content = self.agent.read().map_err(|error| Error::because("the agent cannot be read", error))?;
+        write(&agent, &content, 0o700)?;
         let mut problems = Vec::new();
         for machine in machines.unwrap_or_default() {
-            problems.extend(self.of(&machine)?);
+            problems.extend(self.of(&machine, &agent, &work.path().join("roots").join(&machine.name))?);
         }
         Error::of_problems(format!("cluster {}", self.definition.cluster.name), problems).map_or(Ok(()), Err)
     }
@@ -72,23 +76,21 @@ impl Rehearsal<'_> {
         machines.filter(|machine| seen.insert(machine.network.dns.clone())).collect()
     }
 
-    fn of(&self, machine: &Machine) -> Result<Option<Problem>> {
-        let root = scratch::folder(&std::env::temp_dir(), "imgbuild-check-")?;
-        self.lay_out(machine, root.path())?;
+    /// In a root of the machine's own.
+    fn of(&self, machine: &Machine, agent: &Path, root: &Path) -> Result<Option<Problem>> {
+        self.lay_out(machine, root)?;
         let failed = |error| Error::because("the agent cannot be run", error);
-        let program = root.path().join("agent");
-        write(&program, &self.agent.read().map_err(failed)?, 0o700)?;
-        let rendered = Command::new(&program).arg("render").arg(root.path()).output().map_err(failed)?;
+        let rendered = Command::new(agent).arg("render").arg(root).output().map_err(failed)?;
         if !rendered.status.success() {
-            let reason = words(&rendered.stderr, root.path());
+            let reason = words(&rendered.stderr, root);
             return Err(Error::failure(format!("{}'s configurations cannot be rendered: {reason}", machine.name)));
         }
         let failed = |error| Error::because("CoreDNS cannot be run", error);
-        let read = Command::new(self.coredns).arg("check").arg(root.path()).output().map_err(failed)?;
+        let read = Command::new(self.coredns).arg("check").arg(root).output().map_err(failed)?;
         if read.status.success() {
             return Ok(None);
         }
-        let reason = words(&read.stderr, root.path());
+        let reason = words(&read.stderr, root);
         let problem = Problem::new(format!("CoreDNS of {} would not start: {reason}", machine.name));
         let source = &self.definition.source.name;
         Ok(Some(problem.help(format!("its Corefile is made of [dns-server] in {source} and of the zone files"))))

@@ -110,10 +110,7 @@ pub fn compose(ingredients: &Ingredients) -> Result<Composed, Error> {
     trim::trim(&mut tree, &profile.trim)?;
     firmware::trim(&mut tree, ingredients.modules);
     place_parts(&mut tree, ingredients)?;
-    for folder in &profile.overlays {
-        tree.merge(&overlay::read(folder.as_ref())?)?;
-    }
-    users::write(&mut tree, &profile.users)?;
+    place_own(&mut tree, profile)?;
     generated::write(&mut tree, ingredients)?;
     images::place(&mut tree, ingredients)?;
     place_kernel(&mut tree, ingredients)?;
@@ -127,11 +124,15 @@ pub fn compose(ingredients: &Ingredients) -> Result<Composed, Error> {
 /// As [`compose`].
 pub fn configured(profile: &spec::profile::Profile) -> Result<Tree, Error> {
     let mut tree = Tree::new();
+    place_own(&mut tree, profile)?;
+    Ok(tree)
+}
+
+fn place_own(tree: &mut Tree, profile: &spec::profile::Profile) -> Result<(), Error> {
     for folder in &profile.overlays {
         tree.merge(&overlay::read(folder.as_ref())?)?;
     }
-    users::write(&mut tree, &profile.users)?;
-    Ok(tree)
+    users::write(tree, &profile.users)
 }
 
 /// What the profile names one by one: components, our programs, URLs, files, links.
