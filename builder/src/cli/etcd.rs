@@ -5,7 +5,7 @@ use super::node::print_document;
 use super::print;
 use crate::cluster::{DEFAULT, Definition, is_cluster_id};
 use crate::error::{Error, Result};
-use crate::node::{Client, text};
+use crate::node::{Client, forget_cluster_id, text};
 use crate::request::Context;
 use clap::{Args, Subcommand};
 use sha2::{Digest, Sha256};
@@ -176,6 +176,9 @@ fn restore(context: &Context, arguments: &RestoreArguments) -> Result<()> {
     let ask = |client: &Client| client.post(path::ETCD_ORDER, &request);
     let (master, order): (String, OrderAnswer) =
         arguments.addresses.ask_first(&definition, &founders, organization::ADMIN, ask)?;
+    if let Some(note) = forget_cluster_id(&definition, arguments.gives_up.iter())? {
+        context.progress.note(&note);
+    }
     if context.json {
         return print_document(&order);
     }

@@ -18,7 +18,7 @@ pub fn learn_cluster_id(definition: &Definition, survey: &mut Survey) -> Result<
         Some(known) if *known == found => Ok(None),
         Some(known) => {
             survey.troubles.push(format!(
-                "{} says {known}, the masters are of {found}: if `imgbuild cluster form --new` gave {known} up, write {found} into it",
+                "{} says {known}, the masters are of {found}: if {known} was given up, write {found} into it",
                 path.display()
             ));
             Ok(None)
@@ -29,6 +29,23 @@ pub fn learn_cluster_id(definition: &Definition, survey: &mut Survey) -> Result<
             Ok(Some(format!("the cluster's id is {found}: kept in {}", path.display())))
         }
     }
+}
+
+/// Forgets the cluster that an operator has given up by its id, so that the next look at the machines learns the one
+/// that came in its place. Returns what to tell the operator.
+///
+/// # Errors
+/// The file that keeps the id cannot be removed.
+pub fn forget_cluster_id<'a>(
+    definition: &Definition,
+    mut given_up: impl Iterator<Item = &'a String>,
+) -> Result<Option<String>> {
+    let Some(known) = definition.cluster_id.as_ref().filter(|known| given_up.any(|id| id == *known)) else {
+        return Ok(None);
+    };
+    let path = definition.folder.join(CLUSTER_ID_FILE);
+    std::fs::remove_file(&path).map_err(|error| Error::io("remove", &path, error))?;
+    Ok(Some(format!("{known} is given up: `imgbuild cluster status` keeps the new cluster's id; write seeds after it")))
 }
 
 /// The one cluster whose masters serve.

@@ -39,6 +39,9 @@ pub(super) fn execute(context: &Context, definition: &Definition, arguments: &Fo
     let order = |client: &crate::node::Client| client.post(path::ETCD_ORDER, &request);
     let (master, order): (String, OrderAnswer) =
         arguments.addresses.ask_first(definition, &via, organization::ADMIN, order)?;
+    if let Some(note) = crate::node::forget_cluster_id(definition, arguments.new.iter())? {
+        context.progress.note(&note);
+    }
     if context.json {
         return print_document(&order);
     }
