@@ -16,12 +16,14 @@ use crate::root::{self, Rooted};
 use crate::sources::deb::{self, Conditions, Index, Mirror, Trust, Unpacked};
 use crate::sources::{cargo, go};
 use crate::tools::Tools;
+use images::bios;
 use images::disk::DiskPlan;
 use images::erofs::{self, Algorithm};
 use images::tree::Content;
 use images::uki::Uki;
 use images::verity::VerityInfo;
 use spec::cluster::NetworkChoice;
+use spec::layout::Slot;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -117,7 +119,7 @@ pub fn build(request: &BuildRequest) -> Result<()> {
     let verity = verity?;
     let uki = output.boot_files(&verity, &initramfs?)?;
     progress.stage("Disk image");
-    output.disk(uki, seed)?;
+    output.disk(&verity, uki, seed)?;
     let (compressed, artifacts) = both(|| output.compress(), || output.artifacts());
     let mut artifacts = artifacts?;
     artifacts.push(compressed?);
@@ -462,12 +464,17 @@ impl Output<'_> {
         words.collect::<Vec<_>>().join(" ")
     }
 
-    fn disk(&self, uki: Vec<u8>, seed: BTreeMap<String, Vec<u8>>) -> Result<()> {
+    fn disk(&self, verity: &VerityInfo, uki: Vec<u8>, seed: BTreeMap<String, Vec<u8>>) -> Result<()> {
         let loader = self.tools.root.file(LOADER);
         let loader = Content::of_file(&loader).map_err(|error| Error::io("read", &loader, error))?;
-        let root = self.path(ROOT_FILE);
-        let root = Content::of_file(&root).map_err(|error| Error::io("read", &root, error))?;
-        let plan = DiskPlan::new(loader, LOADER_CONFIG, Content::from(uki), root, Some(seed));
+        let file = |name: &str| {
+            let path = self.path(name);
+            Content::of_file(&path).map_err(|error| Error::io("read", &path, error))
+        };
+        let bios = bios::Loader::make(&self.tools.root).map_err(Error::from_failure)?;
+        let bios_files = bios::files(Slot::A, file(KERNEL_FILE)?, file(INITRAMFS_FILE)?, &self.command_line(verity));
+        let plan = DiskPlan::new(loader, LOADER_CONFIG, Content::from(uki), file(ROOT_FILE)?, Some(seed))
+            .with_bios(bios, bios_files);
         let disk = self.path(DISK_FILE);
         plan.write(&disk).map_err(Error::from_failure)?;
         // It holds the seed's keys.

@@ -1,5 +1,6 @@
 //! `disk.img`: the plan of a disk as a value, and its writing as a sparse file.
 
+use crate::bios;
 use crate::esp::{self, EspError};
 use crate::gpt::{self, GptError, IMAGE_PARTITIONS, Identity};
 use crate::sparse::is_zero;
@@ -11,6 +12,10 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use thiserror::Error;
+
+/// Bytes that compression looks back for what was there before, as a power of two: more than an ESP's files have.
+/// Whoever decompresses needs as much memory.
+const WINDOW_LOG: u32 = 26;
 
 #[derive(Debug, Error)]
 pub enum DiskError {
@@ -34,6 +39,8 @@ pub struct DiskPlan {
     pub root: Content,
     /// The machine's seed; without it the partition is zero.
     pub seed: Option<seed::Files>,
+    /// What a BIOS starts, beside its files on the ESP.
+    pub bios: Option<bios::Loader>,
 }
 
 impl DiskPlan {
@@ -42,7 +49,14 @@ impl DiskPlan {
         let mut esp: esp::Files = esp::LOADER_PATHS.iter().map(|path| ((*path).to_owned(), loader.clone())).collect();
         esp.insert(esp::LOADER_CONFIG.to_owned(), Content::from(loader_config));
         esp.insert(format!("{}/{}", esp::UKI_FOLDER, Slot::A.uki_name()), uki);
-        DiskPlan { esp, root, seed }
+        DiskPlan { esp, root, seed, bios: None }
+    }
+
+    /// The same disk boots by BIOS too: `files` come to the ESP's.
+    pub fn with_bios(mut self, loader: bios::Loader, files: esp::Files) -> Self {
+        self.esp.extend(files);
+        self.bios = Some(loader);
+        self
     }
 
     /// Writes the image to a temporary beside `path` and renames it when it is whole.
@@ -60,6 +74,9 @@ impl DiskPlan {
         atomic::write_file(path, |file| {
             file.set_len(image_size())?;
             gpt::write(file, image_size(), &IMAGE_PARTITIONS, Identity::OfImage)?;
+            if let Some(loader) = &self.bios {
+                loader.write(file)?;
+            }
             for (offset, chunk) in esp.chunks() {
                 file.write_all_at(chunk, esp_offset + offset)?;
             }
@@ -103,6 +120,9 @@ pub fn compress(image: &Path, target: &Path, level: i32, threads: u32) -> io::Re
         let mut encoder = zstd::Encoder::new(file, level)?;
         encoder.multithread(threads.max(1))?;
         encoder.include_checksum(true)?;
+        // Kernel and initramfs are on the ESP twice, in the UKI and for BIOS.
+        encoder.long_distance_matching(true)?;
+        encoder.window_log(WINDOW_LOG)?;
         encoder.set_pledged_src_size(Some(length))?;
         let mut position = 0;
         while position < length {

@@ -4,6 +4,7 @@
 //! whatever the time, the umask, the user or the folder.
 
 pub mod atomic;
+pub mod bios;
 pub mod cpio;
 pub mod disk;
 pub mod erofs;

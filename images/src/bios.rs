@@ -1,0 +1,203 @@
+//! Boot by BIOS: GRUB's boot.img in the first sector, its core image in the BIOS boot partition, and its
+//! configuration on the ESP, from where it loads kernel and initramfs as files: GRUB cannot boot a UKI.
+
+use crate::esp;
+use crate::tools::{ToolsError, ToolsRoot};
+use crate::tree::Content;
+use spec::layout::{Partition, SECTOR_SIZE, Slot};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use thiserror::Error;
+
+/// GRUB's program and its modules for BIOS in the tools root.
+const PROGRAM: &str = "/usr/bin/grub-mkimage";
+const MODULES_FOLDER: &str = "/usr/lib/grub/i386-pc";
+const BOOT_IMAGE: &str = "/usr/lib/grub/i386-pc/boot.img";
+/// What the core image holds: the disk by BIOS calls, the table, the ESP, and the words of [`CONFIGURATION`].
+const MODULES: [&str; 17] = [
+    "biosdisk",
+    "part_gpt",
+    "fat",
+    "normal",
+    "configfile",
+    "linux",
+    "loadenv",
+    "probe",
+    "test",
+    "echo",
+    "sleep",
+    "serial",
+    "terminal",
+    "reboot",
+    "halt",
+    "all_video",
+    "gfxterm",
+];
+/// Folder of the ESP with all that is for BIOS.
+const FOLDER: &str = "grub";
+const SECTOR: usize = SECTOR_SIZE as usize;
+
+/// Bytes of the first sector that are code; behind them the disk's signature and the protective MBR's table.
+const CODE: usize = 440;
+/// Where boot.img has the core image's first sector, 64 bits (GRUB 2.12, include/grub/i386/pc/boot.h,
+/// `GRUB_BOOT_MACHINE_KERNEL_SECTOR`).
+const CORE_SECTOR: usize = 0x5c;
+/// A jump over the workaround for firmware that does not say which disk it boots; taken out for hard disks
+/// (same file, `GRUB_BOOT_MACHINE_DRIVE_CHECK`; util/setup.c).
+const DRIVE_CHECK: usize = 0x66;
+const NO_OPERATION: u8 = 0x90;
+/// The list of what the core image's first sector loads stands at its end (same file, `GRUB_BOOT_MACHINE_LIST_SIZE`):
+/// first sector, 64 bits; number of sectors, 16 bits; segment.
+const LIST_ENTRY: usize = SECTOR - 12;
+
+#[derive(Debug, Error)]
+pub enum BiosError {
+    #[error(transparent)]
+    Tools(#[from] ToolsError),
+    #[error("GRUB: {what}: {source}")]
+    Io { what: String, source: io::Error },
+    #[error("GRUB: {what} has {size} bytes; wanted {wanted}")]
+    Size { what: &'static str, size: usize, wanted: String },
+}
+
+/// The two pieces of GRUB that lie outside of a file system, with the places that they know of each other by.
+#[derive(Debug, Clone)]
+pub struct Loader {
+    boot: Vec<u8>,
+    core: Vec<u8>,
+}
+
+impl Loader {
+    /// Makes the core image with the programs of the tools root.
+    ///
+    /// # Errors
+    /// grub-mkimage is missing or fails, a piece does not have the size that it must have.
+    pub fn make(tools: &ToolsRoot) -> Result<Loader, BiosError> {
+        let failed = |what: &Path| {
+            let what = what.display().to_string();
+            move |source| BiosError::Io { what, source }
+        };
+        let folder = tempfile::tempdir().map_err(failed(Path::new("a temporary folder")))?;
+        let core = folder.path().join("core.img");
+        let mut command = tools.command(PROGRAM);
+        command.args(["--format=i386-pc", "--directory", MODULES_FOLDER, "--output"]).arg(&core);
+        // Without a disk's name: the one that the BIOS has booted.
+        command.arg(format!("--prefix=(,gpt{})/{FOLDER}", Partition::Esp.number())).args(MODULES);
+        tools.run(command)?;
+        let boot = tools.file(BOOT_IMAGE);
+        let boot = std::fs::read(&boot).map_err(failed(&boot))?;
+        let core = std::fs::read(&core).map_err(failed(&core))?;
+        Loader::of_images(&boot, &core)
+    }
+
+    fn of_images(boot: &[u8], core: &[u8]) -> Result<Loader, BiosError> {
+        if boot.len() != SECTOR {
+            return Err(BiosError::Size { what: "boot.img", size: boot.len(), wanted: SECTOR.to_string() });
+        }
+        let room = Partition::Bios.size().unwrap_or(0) as usize;
+        let sectors = core.len().div_ceil(SECTOR);
+        if sectors < 2 || core.len() > room {
+            let wanted = format!("more than one sector and at most {room}, the partition's size");
+            return Err(BiosError::Size { what: "core.img", size: core.len(), wanted });
+        }
+        let first = Partition::Bios.offset() / SECTOR_SIZE;
+        let mut boot = boot[..CODE].to_vec();
+        boot[CORE_SECTOR..][..8].copy_from_slice(&first.to_le_bytes());
+        boot[DRIVE_CHECK..][..2].fill(NO_OPERATION);
+        let mut core = core.to_vec();
+        core.resize(sectors * SECTOR, 0);
+        // The first sector is there already when it reads the list.
+        core[LIST_ENTRY..][..8].copy_from_slice(&(first + 1).to_le_bytes());
+        core[LIST_ENTRY + 8..][..2].copy_from_slice(&((sectors - 1) as u16).to_le_bytes());
+        Ok(Loader { boot, core })
+    }
+
+    /// Writes both to a disk whose partition table is there.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn write(&self, disk: &File) -> io::Result<()> {
+        disk.write_all_at(&self.boot, 0)?;
+        disk.write_all_at(&self.core, Partition::Bios.offset())
+    }
+}
+
+/// Screen and serial port, then the slots in the order that the environment block says. `$root` is the ESP, whose
+/// GUID tells init the disk.
+const CONFIGURATION: &str = r#"# Written by imgbuild: GRUB's part of a machine that starts by BIOS.
+if serial --unit=0 --speed=115200; then
+    terminal_input console serial
+    terminal_output console serial
+fi
+set order="a b"
+if [ -f /grub/grubenv ]; then load_env --file /grub/grubenv order; fi
+probe --set=partition --part-uuid "$root"
+for slot in $order; do
+    if [ -f "/grub/$slot/slot.cfg" ]; then
+        echo "slot $slot"
+        source "/grub/$slot/slot.cfg"
+        linux "/grub/$slot/vmlinuz" $command_line BOOT_PARTITION="$partition"
+        initrd "/grub/$slot/initramfs.img"
+        boot
+    fi
+done
+echo "No slot of this disk could be started. The machine tries again in a minute."
+sleep 60
+reboot
+"#;
+
+/// GRUB's files of an ESP on which `slot` is filled.
+pub fn files(slot: Slot, kernel: Content, initramfs: Content, command_line: &str) -> esp::Files {
+    let configuration = CONFIGURATION.replace("BOOT_PARTITION", spec::cmdline::BOOT_PARTITION);
+    let slot_file = |name: &str| format!("{FOLDER}/{}/{name}", slot.letter());
+    esp::Files::from([
+        (format!("{FOLDER}/grub.cfg"), Content::from(configuration)),
+        (slot_file("vmlinuz"), kernel),
+        (slot_file("initramfs.img"), initramfs),
+        (slot_file("slot.cfg"), Content::from(format!("set command_line={}\n", quoted(command_line)))),
+    ])
+}
+
+/// A word of GRUB's script language (GRUB manual, "Quoting").
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn number(bytes: &[u8]) -> u64 {
+        bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
+    }
+
+    #[test]
+    fn the_pieces_know_each_others_places() {
+        let loader = Loader::of_images(&[1; SECTOR], &vec![2; 40_001]).unwrap();
+        assert_eq!(loader.boot.len(), CODE);
+        assert_eq!(number(&loader.boot[CORE_SECTOR..][..8]), 2048);
+        assert_eq!(loader.core.len(), 79 * SECTOR);
+        assert_eq!(number(&loader.core[LIST_ENTRY..][..8]), 2049);
+        assert_eq!(number(&loader.core[LIST_ENTRY + 8..][..2]), 78);
+        assert_eq!(loader.core[LIST_ENTRY + 10], 2, "the segment stays");
+    }
+
+    #[test]
+    fn what_cannot_be_grub_is_refused() {
+        let text =
+            |boot: usize, core: usize| Loader::of_images(&vec![0; boot], &vec![0; core]).unwrap_err().to_string();
+        assert!(text(440, 40_000).contains("boot.img has 440 bytes; wanted 512"));
+        assert!(text(512, 512).contains("core.img has 512 bytes"));
+        assert!(text(512, 2 << 20).contains("core.img has 2097152 bytes"));
+    }
+
+    #[test]
+    fn the_command_line_is_one_word() {
+        let files = files(Slot::B, Content::from(vec![1]), Content::from(vec![2]), "console=tty0 key='a b' $x");
+        let slot = String::from_utf8(files["grub/b/slot.cfg"].read().unwrap().to_vec()).unwrap();
+        assert_eq!(slot, "set command_line='console=tty0 key='\\''a b'\\'' $x'\n");
+        assert_eq!(files.len(), 4);
+    }
+}
