@@ -133,6 +133,12 @@ impl Api {
         if code == 200 { Ok(text) } else { Err(ApiError::Refused { what: path.into(), code, message: text }) }
     }
 
+    /// Whether the API server is ready. It says that it serves long before its own bootstrapping (RBAC among it) is
+    /// done; the last of its checks to pass is asked for alone first, since the whole list reads from etcd each time.
+    pub async fn is_ready(&self) -> bool {
+        self.health("/readyz/poststarthook/rbac/bootstrap-roles").await.is_ok() && self.health("/readyz").await.is_ok()
+    }
+
     pub async fn get(&self, path: &str) -> Result<Value, ApiError> {
         self.json("GET", path, "application/json", Bytes::new()).await
     }

@@ -44,6 +44,7 @@ mod testing;
 mod trust;
 mod turn;
 mod vip;
+mod watch;
 
 use machine::say;
 use std::path::Path;

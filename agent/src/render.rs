@@ -193,6 +193,7 @@ fn values(facts: &Facts) -> Result<Value, RenderError> {
         url_address => if address.contains(':') { format!("[{address}]") } else { address.clone() },
         address,
         masters => facts.cluster.masters().count(),
+        lead => lead(facts.cluster.etcd.election_ms),
         dns_masters => dns_masters(facts),
         dns_has_names => facts.cluster.dns_server.has_names(),
         no_ipv6 => facts.cluster.dns_server.suppress_aaaa.unwrap_or(!facts.cluster.service_cidr.contains(':')),
@@ -225,6 +226,14 @@ fn values(facts: &Facts) -> Result<Value, RenderError> {
         seed_pki => format!("{}/{}", paths::SEED_DIR, seed::files::PKI_DIR),
         kubernetes_dir => paths::KUBERNETES_DIR,
     })
+}
+
+/// Seconds of a controller's lead in leases: Kubernetes' own 15, 10 and 2 with etcd's usual second until an election,
+/// and longer where the cluster's definition gives etcd longer: no lease can be renewed meanwhile.
+fn lead(election_ms: u32) -> Value {
+    let election = election_ms.div_ceil(1000);
+    let lease = 10 + 5 * election;
+    context! { lease, renew => lease * 2 / 3, retry => 1 + election }
 }
 
 /// Where CoreDNS of the masters answers, `ADDRESS:PORT`; a master asks itself first of all.

@@ -12,13 +12,11 @@ use crate::server;
 use crate::turn::Turn;
 use crate::{
     approval, certificates, etcd, handover, http, join, link_address, manifests, members, metrics, node, render,
-    routes, trust, vip,
+    routes, trust, vip, watch,
 };
-use rustix::fs::inotify;
 use spec::cluster::{Machine, NetworkChoice};
 use spec::status::{NodeStatus, Request, Response};
 use spec::{paths, ports, seed};
-use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::rc::Rc;
@@ -153,7 +151,6 @@ async fn master(root: &Path, facts: Rc<Facts>, status: Rc<Status>, clock: Round)
         say(format!("issued {name}: the old one {reason}"));
     }
     status.phase("writing configurations");
-    mark(root, paths::JOINED_FILE)?;
     // This process has read the new certificates of its own already.
     configure(root, &facts, issued.restart.into_iter().filter(|service| *service != "agent")).await?;
 
@@ -179,9 +176,13 @@ async fn master(root: &Path, facts: Rc<Facts>, status: Rc<Status>, clock: Round)
     let control = async {
         turn.wait(&member, &status).await;
         tell_init(root, paths::API_TURN_FILE, "the API server may start");
+        tell_init(root, paths::JOINED_FILE, "kubelet may start");
         control(root, &facts, &api, &status, &ready).await;
     };
-    let rush = end_rush(root, ready.notified());
+    let rush = async {
+        end_of_rush(ready.notified()).await;
+        tell_init(root, paths::RUSH_OVER_FILE, "the rest may start");
+    };
     let metrics = metrics::keep(root, &facts, &status);
     let virtual_address = hold_virtual_address(&facts, &api);
     let for_ever =
@@ -189,7 +190,7 @@ async fn master(root: &Path, facts: Rc<Facts>, status: Rc<Status>, clock: Round)
     // With other addresses everything is to be issued and written anew: init starts the agent again.
     tokio::select! {
         moved = other_addresses(root, &facts) => moved,
-        Err(error) = balance(root, &facts) => Err(error),
+        Err(error) = balance(balancer(root, &facts)?, &facts) => Err(error),
         _ = for_ever => Ok(()),
     }
 }
@@ -205,7 +206,6 @@ async fn node_machine(root: &Path, facts: Rc<Facts>, status: Rc<Status>, clock: 
         tokio::time::sleep(PAUSE).await;
     }
     join::write_kubeconfigs(&facts, root)?;
-    mark(root, paths::JOINED_FILE)?;
     let outdated = certificates::TRUSTING.into_iter().filter(|_| trust_changed);
     restart(outdated.chain(kubelet_asks_anew.then_some("kubelet"))).await;
 
@@ -233,12 +233,18 @@ async fn node_machine(root: &Path, facts: Rc<Facts>, status: Rc<Status>, clock: 
         }
     };
     let own_node = again("node", || node::watch(&api, &facts, root, &status));
-    let rush = end_rush(root, wait_until(&api, "/readyz"));
+    let balancer = balancer(root, &facts)?;
+    let rush = async {
+        // Before there is an API, kubelet only takes processors from those who bring it up.
+        end_of_rush(balancer.until_ready()).await;
+        tell_init(root, paths::JOINED_FILE, "kubelet may start");
+        tell_init(root, paths::RUSH_OVER_FILE, "the rest may start");
+    };
     let metrics = metrics::keep(root, &facts, &status);
     let for_ever = async { tokio::join!(served, clock, renewal, own_node, rush, keep_network(&facts, &api), metrics) };
     tokio::select! {
         moved = other_addresses(root, &facts) => moved,
-        Err(error) = balance(root, &facts) => Err(error),
+        Err(error) = balance(balancer.clone(), &facts) => Err(error),
         _ = for_ever => Ok(()),
     }
 }
@@ -359,43 +365,21 @@ pub async fn restart(services: impl Iterator<Item = &'static str>) {
     }
 }
 
-/// Ends when init has written other addresses than the ones that the agent works with. A thread of
-/// its own waits for the folder's events, since tokio offers no safe way to wait for inotify.
+/// Ends when init has written other addresses than the ones that the agent works with.
 async fn other_addresses(root: &Path, facts: &Facts) -> Result<(), RunError> {
-    let (send, receive) = tokio::sync::oneshot::channel();
-    let (root, known) = (root.to_path_buf(), facts.identity.addresses.clone());
-    let watch = move || send.send(wait_for_other_addresses(&root, &known));
-    std::thread::Builder::new()
-        .name("identity".into())
-        .stack_size(256 * 1024)
-        .spawn(watch)
-        .map_err(|source| RunError::System { what: "starting a thread", source })?;
-    match receive.await {
-        Ok(result) => result,
-        Err(_) => Err(RunError::System {
-            what: "watching this machine's identity",
-            source: std::io::ErrorKind::BrokenPipe.into(),
-        }),
-    }
-}
-
-fn wait_for_other_addresses(root: &Path, known: &[String]) -> Result<(), RunError> {
-    let failed =
-        |error: rustix::io::Errno| RunError::System { what: "watching this machine's identity", source: error.into() };
-    let watch = inotify::init(inotify::CreateFlags::CLOEXEC).map_err(failed)?;
-    let folder = crate::facts::under(root, paths::RUN_DIR);
-    inotify::add_watch(&watch, &folder, inotify::WatchFlags::MOVED_TO).map_err(failed)?;
-    let mut buffer = [MaybeUninit::uninit(); 1024];
-    let mut events = inotify::Reader::new(&watch, &mut buffer);
-    loop {
-        // Looked at after the watch began, so that no change falls between.
-        let now = crate::facts::identity(root)?.addresses;
+    let (of, known) = (root.to_path_buf(), facts.identity.addresses.clone());
+    watch::until(root, run_folder_failed, move || {
+        let now = crate::facts::identity(&of)?.addresses;
         if now != known {
             say(format!("the machine's addresses are now {}", now.join(", ")));
-            return Ok(());
         }
-        events.next().map_err(failed)?;
-    }
+        Ok(now != known)
+    })
+    .await
+}
+
+fn run_folder_failed(source: std::io::Error) -> RunError {
+    RunError::System { what: "watching what init does", source }
 }
 
 /// Pods, for the console.
@@ -433,7 +417,7 @@ async fn control(root: &Path, facts: &Facts, api: &Api, status: &Status, ready: 
 }
 
 async fn control_cluster(root: &Path, facts: &Facts, api: &Api, ready: &Notify) {
-    wait_for_api(root, api).await;
+    wait_for_api(api).await;
     ready.notify_one();
     let applying = async {
         loop {
@@ -451,31 +435,31 @@ async fn control_cluster(root: &Path, facts: &Facts, api: &Api, ready: &Notify) 
     };
     let nodes = again("nodes", || node::define(api, &facts.cluster));
     let requests = again("certificate requests", || approval::watch(api, &facts.cluster));
-    tokio::join!(applying, nodes, requests, keep_network(facts, api));
+    tokio::join!(tell_api_ready(root, api), applying, nodes, requests, keep_network(facts, api));
 }
 
-/// The API server tells init that it serves long before its own bootstrapping (RBAC among it) is
-/// done; who starts then is refused and backs off for seconds. So init waits for this file.
-async fn wait_for_api(root: &Path, api: &Api) {
-    // The last of its checks to pass is asked for alone: the whole list reads from etcd each time.
-    for path in ["/readyz/poststarthook/rbac/bootstrap-roles", "/readyz"] {
-        wait_until(api, path).await;
-    }
-    tell_init(root, paths::API_READY_FILE, "the API server is ready");
-}
-
-/// Until the API says `ok` at this path.
-async fn wait_until(api: &Api, path: &str) {
-    while api.health(path).await.is_err() {
+/// Who starts before it is refused and backs off for seconds.
+async fn wait_for_api(api: &Api) {
+    while !api.is_ready().await {
         tokio::time::sleep(RETRY * 2).await;
     }
 }
 
-/// Lets the services start that leave a boot's processors to others, once the API server is ready; a cluster
-/// without one must not keep a machine's metrics and DNS from it.
-async fn end_rush(root: &Path, ready: impl Future<Output = ()>) {
+/// Tells init that the API server is ready, and again after each of its starts, before which init takes the file away.
+async fn tell_api_ready(root: &Path, api: &Api) {
+    again("the API server's readiness", || async {
+        wait_for_api(api).await;
+        mark(root, paths::API_READY_FILE)?;
+        let file = crate::facts::under(root, paths::API_READY_FILE);
+        watch::until(root, run_folder_failed, move || Ok(!file.exists())).await
+    })
+    .await;
+}
+
+/// Until the API server is ready, for what leaves a boot's processors to others; a cluster without one must not keep a
+/// machine's metrics and DNS from it.
+async fn end_of_rush(ready: impl Future<Output = ()>) {
     let _ = tokio::time::timeout(RUSH, ready).await;
-    tell_init(root, paths::RUSH_OVER_FILE, "the rest may start");
 }
 
 /// Before the file of [`wait_for_api`] is there, so that no controller manager runs beside it.
@@ -492,7 +476,7 @@ async fn take_first_networks(api: &Api, facts: &Facts) {
 }
 
 /// Calls it for ever; pauses after an error.
-async fn again<F: Future<Output = Result<(), crate::api::ApiError>>>(what: &str, work: impl Fn() -> F) {
+async fn again<E: std::fmt::Display, F: Future<Output = Result<(), E>>>(what: &str, work: impl Fn() -> F) {
     loop {
         if let Err(error) = work().await {
             say(format!("{what}: {error}"));
@@ -519,14 +503,18 @@ async fn keep_network(facts: &Facts, api: &Api) {
 }
 
 /// The machine's own way to any master's API server, for its programs.
-async fn balance(root: &Path, facts: &Facts) -> Result<(), RunError> {
+fn balancer(root: &Path, facts: &Facts) -> Result<Balancer, RunError> {
     let addresses = facts.cluster.masters().filter_map(Machine::static_address);
     let backends: Vec<SocketAddr> = addresses.map(|address| SocketAddr::new(address, ports::KUBE_APISERVER)).collect();
-    if backends.is_empty() {
-        return Ok(());
-    }
     let authority = crate::files::read(&crate::facts::under(root, paths::PKI_DIR).join("kubernetes/ca.crt"))?;
-    let balancer = Balancer::new(backends, "kubernetes", http::tls_anonymous(&authority)?);
+    Ok(Balancer::new(backends, "kubernetes", http::tls_anonymous(&authority)?))
+}
+
+/// Passes connections on for ever; where no master has an address of its own there is no port.
+async fn balance(balancer: Balancer, facts: &Facts) -> Result<(), RunError> {
+    if !facts.cluster.masters().any(|master| master.static_address().is_some()) {
+        return std::future::pending().await;
+    }
     let listener = server::listen((Ipv4Addr::LOCALHOST, ports::API_BALANCER).into()).await;
     let listener = listener.map_err(|source| RunError::System { what: "opening the balancer's port", source })?;
     balancer.serve(listener).await;

@@ -46,6 +46,8 @@ struct Life {
 
 /// Runs the stages, then supervises. Never returns.
 pub fn run() -> ! {
+    // It was executed by a descriptor, whose number is its name until then.
+    let _ = rustix::thread::set_name(c"init");
     console::open();
     signals::take_over();
     let (mut life, inbox) = match begin() {

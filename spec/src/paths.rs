@@ -41,7 +41,8 @@ pub const API_TURN_FILE: &str = "/run/imgbuild/kube-apiserver-turn";
 /// Made by the agent when the API server is ready, or has been waited for for some minutes: what nobody asks for
 /// before (DNS cache, metrics, Services' rules) starts then, and leaves a boot's processors to what is waited for.
 pub const RUSH_OVER_FILE: &str = "/run/imgbuild/rush-over";
-/// Made by the agent when this machine has its credentials: kubelet waits for it.
+/// Made by the agent when this machine has its credentials and there is an API server to speak with (on a master: when
+/// its own may start): kubelet waits for it.
 pub const JOINED_FILE: &str = "/run/imgbuild/joined";
 /// Unix stream socket of init: one `status::Request` as a JSON line, answered by one `status::Response` line.
 pub const INIT_SOCKET: &str = "/run/imgbuild/init.sock";

@@ -47,6 +47,8 @@ pub const NODE: &str = "node+vm+story";
 /// Both with kube-router.
 pub const ROUTED_MASTER: &str = "master+vm+kube-router+story";
 pub const ROUTED_NODE: &str = "node+vm+kube-router+story";
+/// A master with the cloud kernel and nothing for stories.
+pub const PLAIN_MASTER: &str = "master+vm";
 /// The same master with the kernel of real racks.
 pub const RACK_MASTER: &str = "master+story";
 /// A master with services that cannot work.

@@ -18,6 +18,7 @@ const BEFORE_NODES: u8 = 20;
 // Deadlines in seconds. Four machines share two processors, and a cluster forms before a node is Ready.
 const READY_SECONDS: u64 = 1200;
 const POWER_ON_READY_SECONDS: u64 = 900;
+const FORMED_SECONDS: u64 = 300;
 
 /// How init says that this machine's node object is Ready (init/src/service/view.rs).
 const IS_READY: &str = " is Ready";
@@ -25,6 +26,9 @@ const IS_READY: &str = " is Ready";
 const NODE_LINES: &str =
     r#"jsonpath={range .items[*]}{.metadata.name} {.status.conditions[?(@.type=="Ready")].status}{"\n"}{end}"#;
 
+/// Memory of one master of several: with less its programs are read again and again through verity and compression,
+/// which an emulated processor has no time for.
+const BESIDE_OTHERS_MIB: u32 = 2048;
 /// Emulated masters that share two processors are late with a sign of life by more than etcd's own second.
 const EMULATED_ETCD: &str = "[etcd]\nheartbeat-ms = 500\nelection-ms = 5000\n";
 
@@ -92,8 +96,11 @@ impl<'lab> Room<'lab> {
         let network = lab.network()?;
         let machine = |place: &Place| network.machine(&place.name, images.of(place)?, place.address);
         let mut machines = places.iter().map(machine).collect::<Result<Vec<_>>>()?;
-        for machine in &mut machines {
+        for (place, machine) in places.iter().zip(&mut machines) {
             machine.hardware().uuid = Some(UUID_OF_ALL.to_owned());
+            if masters > 1 && place.role == Role::Master {
+                machine.hardware().memory_mib = BESIDE_OTHERS_MIB;
+            }
         }
         let mut room = Room { cluster, places, machines, network, images };
         for index in 0..room.places.len() {
@@ -149,6 +156,28 @@ impl<'lab> Room<'lab> {
         machine.wait_for_console(format!("node {name}{IS_READY}"), POWER_ON_READY_SECONDS).map(drop)
     }
 
+    /// Waits until each of these says that its own node is Ready.
+    pub fn wait_until_ready(&self, names: &[&str]) -> Result {
+        names.iter().try_for_each(|name| {
+            self.machine(name)?.wait_for_console(format!("node {name}{IS_READY}"), READY_SECONDS).map(drop)
+        })
+    }
+
+    /// The cluster's id, as the machines tell it and the operator's command keeps it: seeds that are written from now
+    /// on are for this one.
+    pub fn cluster_id(&mut self) -> Result<String> {
+        let Some(patience) = self.masters().next().map(Computer::patience) else {
+            return Err(Failure::Unexpected("no master is on".into()));
+        };
+        until_it_works("the cluster's id", patience.seconds(FORMED_SECONDS), || {
+            // Not all of the cluster has to be well.
+            drop(self.imgbuild("cluster status lab"));
+            self.cluster.read_again()?;
+            let id = self.cluster.definition().cluster_id.clone();
+            id.ok_or_else(|| Failure::Unexpected("no machine has told it".into()))
+        })
+    }
+
     /// Makes a machine that is off a new one with the same seed: whatever it knew is gone.
     pub fn wipe(&mut self, name: &str) -> Result {
         let index = self.index(name)?;
@@ -177,6 +206,12 @@ impl<'lab> Room<'lab> {
         self.cluster.imgbuild(&arguments)
     }
 
+    /// `imgbuild node NAME ...` of one machine.
+    pub fn imgbuild_node(&self, name: &str, words: &str) -> Result {
+        let port = self.machine(name)?.host_port(ports::AGENT)?;
+        self.cluster.imgbuild(&format!("node {name} --cluster lab --address 127.0.0.1:{port} {words}"))
+    }
+
     /// Waits until exactly this many nodes are Ready, by whichever master answers.
     pub fn wait_ready(&self, count: usize) -> Result {
         let Some(patience) = self.masters().next().map(Computer::patience) else {
@@ -195,10 +230,12 @@ impl<'lab> Room<'lab> {
         })
     }
 
-    /// Switches all on at once and waits until all are Ready; returns the seconds that took.
+    /// Switches all on at once and waits until each says that it is Ready; returns the seconds that took.
     pub fn power_on_all_to_ready(&mut self) -> Result<u64> {
         let started = Instant::now();
         self.power_on_all()?;
+        let names: Vec<&str> = self.places.iter().map(|place| place.name.as_str()).collect();
+        self.wait_until_ready(&names)?;
         self.wait_ready(self.machines.len())?;
         Ok(started.elapsed().as_secs())
     }

@@ -12,7 +12,7 @@ mod backend;
 mod tests;
 
 use crate::machine::say;
-use backend::{Backend, Heard, Prober, judge_connect};
+use backend::{Backend, Health, Heard, Prober, judge_connect};
 use ring::rand::{SecureRandom, SystemRandom};
 use rustix::net::sockopt;
 use std::io;
@@ -24,21 +24,24 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_rustls::rustls::ClientConfig;
 
 /// After a failed accept: descriptors may be free again then.
 const PAUSE: Duration = Duration::from_millis(100);
 /// A backend's kernel that acknowledges nothing for this long is gone, whatever the probes say.
 const USER_TIMEOUT: Duration = Duration::from_secs(5);
+/// After so long a probe begins anew, with a new connection.
+const PATIENCE: Duration = Duration::from_secs(5);
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(3);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often and how long.
 #[derive(Debug, Clone, Copy)]
 pub struct Timing {
-    /// Between a probe's answer and the next probe.
+    /// Between a probe's answer and the next probe; longer where an answer takes longer or says no.
     pub interval: Duration,
-    /// For a probe's answer.
+    /// For a probe's answer, before the backend counts as silent.
     pub probe_limit: Duration,
     /// For a connect, before the next backend is tried.
     pub connect_limit: Duration,
@@ -67,6 +70,8 @@ struct Shared {
     server_name: String,
     tls: Arc<ClientConfig>,
     timing: Timing,
+    /// Whether any backend is.
+    ready: watch::Sender<bool>,
     /// Counts connections, for round robin.
     turn: AtomicUsize,
 }
@@ -89,6 +94,7 @@ impl Balancer {
             server_name: server_name.into(),
             tls,
             timing,
+            ready: watch::Sender::new(false),
             turn: AtomicUsize::new(random()),
         }));
         balancer.set_backends(backends);
@@ -109,6 +115,12 @@ impl Balancer {
                 .collect();
             true
         });
+    }
+
+    /// Ends when an API server is ready; it is [`Balancer::serve`] that asks.
+    pub async fn until_ready(&self) {
+        // The sender lives as long as this balancer.
+        drop(self.0.ready.subscribe().wait_for(|ready| *ready).await);
     }
 
     /// Probes and passes connections on, for ever; all of it ends when the future is dropped.
@@ -174,34 +186,49 @@ fn random() -> usize {
 /// Probes a backend for as long as it is listed, and cuts its connections when it is dead.
 async fn watch(shared: Arc<Shared>, backend: Arc<Backend>) {
     let timing = shared.timing;
+    let listed = || contains(&shared.backends.borrow(), &backend);
     let mut prober = Prober {
         address: backend.address,
         server_name: shared.server_name.clone(),
         tls: shared.tls.clone(),
-        limit: timing.probe_limit,
+        limit: PATIENCE,
         kept: None,
     };
-    backend.note(prober.probe().await);
     loop {
-        let mut next = pin!(async {
-            tokio::time::sleep(timing.interval).await;
-            prober.probe().await
-        });
-        let health = tokio::select! {
-            health = &mut next => health,
-            () = backend.silence(timing.silence_limit), if backend.is_silent() => {
-                // Where no other is ready, its clients have nowhere better to go.
-                if shared.another_is_ready(&backend) {
-                    backend.cut();
-                }
-                next.await
+        let asked = Instant::now();
+        let mut probe = pin!(prober.probe());
+        let health = match tokio::time::timeout(timing.probe_limit, &mut probe).await {
+            Ok(health) => health,
+            // One that is only slow answers this question; a new connection would make it slower still.
+            Err(_) if listed() => {
+                backend.note(Health::Silent(format!("no answer within {} ms", timing.probe_limit.as_millis())));
+                cutting(&shared, &backend, probe).await
             }
+            Err(_) => return,
         };
-        if !contains(&shared.backends.borrow(), &backend) {
+        if !listed() {
             return;
         }
+        // What starts or is dead is asked less often.
+        let pause = if health == Health::Ready { timing.interval.max(asked.elapsed()) } else { 2 * timing.interval };
         backend.note(health);
+        shared.ready.send_replace(shared.backends.borrow().iter().any(|backend| backend.is_ready()));
+        cutting(&shared, &backend, tokio::time::sleep(pause)).await;
     }
+}
+
+/// Waits for something, and meanwhile closes the backend's connections once it has been silent for too long.
+async fn cutting<T>(shared: &Shared, backend: &Backend, wait: impl Future<Output = T>) -> T {
+    let mut wait = pin!(wait);
+    tokio::select! {
+        done = &mut wait => return done,
+        () = backend.silence(shared.timing.silence_limit), if backend.is_silent() => {}
+    }
+    // Where no other is ready, its clients have nowhere better to go.
+    if shared.another_is_ready(backend) {
+        backend.cut();
+    }
+    wait.await
 }
 
 /// Connects a client to the first backend that lets it, and copies until one side ends.

@@ -6,7 +6,6 @@ use crate::http::{Connection, HttpError};
 use crate::testing::{NAME, TestTls, listen, serve_connection};
 use http_body_util::Full;
 use hyper::Request;
-use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 /// A test may be slow on a busy machine; it must not hang.

@@ -111,7 +111,7 @@ pub struct Added {
     pub members: Vec<Member>,
 }
 
-/// `MemberRemoveRequest` and `MemberPromoteRequest`
+/// `MemberRemoveRequest`, `MemberPromoteRequest` and `MoveLeaderRequest`
 #[derive(Clone, PartialEq, Message)]
 struct OfMember {
     #[prost(uint64, tag = "1")]
@@ -241,6 +241,11 @@ impl Etcd {
 
     pub async fn promote(&self, id: u64) -> Result<(), GrpcError> {
         self.call::<_, Nothing>("Cluster/MemberPromote", &OfMember { id }).await.map(drop)
+    }
+
+    /// Asks the leader, which this member must be, to make another the leader.
+    pub async fn move_leader(&self, id: u64) -> Result<(), GrpcError> {
+        self.call::<_, Nothing>("Maintenance/MoveLeader", &OfMember { id }).await.map(drop)
     }
 
     pub async fn update(&self, id: u64, peer_urls: Vec<String>) -> Result<(), GrpcError> {

@@ -60,6 +60,10 @@ pub struct Member {
     kept: Cell<Instant>,
     /// One change of the members at a time.
     changing: tokio::sync::Mutex<()>,
+    /// This agent has started etcd as a founder.
+    founded: Cell<bool>,
+    /// It has led the cluster that it founded, and seen to it that the right master does.
+    lead_settled: Cell<bool>,
     /// Somebody asked this machine to go down, and it asks the others or goes.
     going: Cell<bool>,
 }
@@ -89,6 +93,8 @@ impl Member {
             absent_since: Cell::default(),
             kept: Cell::new(Instant::now()),
             changing: tokio::sync::Mutex::default(),
+            founded: Cell::default(),
+            lead_settled: Cell::default(),
             going: Cell::default(),
         }
     }
@@ -106,6 +112,11 @@ impl Member {
     /// Whether a quorum answered this member's last read.
     pub fn is_serving(&self) -> bool {
         self.etcd.get() == Etcd::Serving
+    }
+
+    /// Whether the cluster is new: founded by this machine since it was switched on.
+    pub fn has_founded(&self) -> bool {
+        self.founded.get()
     }
 
     /// Whether the master of this name answers and is a member of the same cluster, or a founder of it.
@@ -264,6 +275,7 @@ impl Member {
             note::write(&self.root, written).map_err(|error| error.to_string())?;
         }
         say(format!("etcd: {}", describe(write)));
+        self.founded.set(self.founded.get() || matches!(write, Write::Start(_)));
         *self.standing.borrow_mut() = next;
         Ok(())
     }
@@ -427,13 +439,28 @@ impl Member {
             }
             match action {
                 Some(action) => self.change(&etcd, &action).await,
-                None => Ok(()),
+                None => self.hand_over_lead(&etcd, &view).await,
             }
         };
         let outcome: Result<(), GrpcError> = outcome.await;
         if let Err(error) = outcome {
             say(format!("etcd's members: {error}"));
         }
+    }
+
+    /// On a cluster's first boot the first master's API server starts before the others (`turn`) and writes hundreds of
+    /// objects one after the other: beside the leader each takes half of the time.
+    async fn hand_over_lead(&self, etcd: &Connection, view: &joining::Cluster) -> Result<(), GrpcError> {
+        if !self.founded.get() || self.lead_settled.replace(true) {
+            return Ok(());
+        }
+        let first = self.definition.masters.keys().next().filter(|first| **first != self.facts.identity.name);
+        let target = view.members.iter().find(|member| {
+            Some(&member.name) == first && !member.learner && matches!(member.health, Health::Up { .. })
+        });
+        let Some(target) = target else { return Ok(()) };
+        say(format!("etcd: {} leads from now on", target.name));
+        etcd.move_leader(target.id).await
     }
 
     async fn change(&self, etcd: &Connection, action: &MemberAction) -> Result<(), GrpcError> {

@@ -43,6 +43,10 @@ impl Supervisor {
         unit.started_at = uptime_ms();
         unit.said_late = false;
         unit.kill_at = None;
+        // What it said of its life before this one.
+        if let Ready::File(path) = &unit.service.ready {
+            drop(std::fs::remove_file(path));
+        }
         match spawn::start(&unit.name, &unit.service) {
             Ok(started) => {
                 unit.process = Some(started.process);

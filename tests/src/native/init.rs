@@ -58,10 +58,18 @@ struct Unit {
 }
 
 impl Unit {
-    fn terminate(&self) {
+    /// Has it end by itself; [`Unit::kill_late`] does the rest.
+    fn stop(&mut self, service: &Service) {
         if let Some(process) = &self.process {
             // What has ended already needs no word.
             let _ = kill_process(Pid::from_child(process), Signal::TERM);
+            self.killed_at = Some(Instant::now() + Duration::from_secs(service.stop_timeout.into()));
+        }
+    }
+
+    fn kill_late(&mut self) {
+        if self.killed_at.is_some_and(|moment| Instant::now() >= moment) {
+            self.process.iter_mut().for_each(end);
         }
     }
 }
@@ -99,7 +107,7 @@ impl Init {
         while !self.told.stop.load(Ordering::SeqCst) {
             self.read_notifications();
             for name in std::mem::take(&mut *self.told.restarts.lock().unwrap_or_else(PoisonError::into_inner)) {
-                self.services.get(&name).into_iter().for_each(|(_, unit)| unit.terminate());
+                self.services.get_mut(&name).into_iter().for_each(|(service, unit)| unit.stop(service));
             }
             let names: Vec<String> = self.services.keys().cloned().collect();
             names.iter().for_each(|name| self.look_after(name));
@@ -136,12 +144,8 @@ impl Init {
         for (name, _) in alive.iter().filter(|(name, _)| !alive.iter().any(|(_, after)| after.contains(name))) {
             let Some((service, unit)) = self.services.get_mut(name) else { continue };
             match unit.killed_at {
-                None => {
-                    unit.terminate();
-                    unit.killed_at = Some(Instant::now() + Duration::from_secs(service.stop_timeout.into()));
-                }
-                Some(moment) if Instant::now() >= moment => unit.process.iter_mut().for_each(end),
-                Some(_) => {}
+                None => unit.stop(service),
+                Some(_) => unit.kill_late(),
             }
         }
         !alive.is_empty()
@@ -158,8 +162,12 @@ impl Init {
             matches!(&service.ready, Ready::File(path) if file(path).exists()) || service.ready == Ready::Started;
         let Some((service, unit)) = self.services.get_mut(name) else { return };
         match unit.process.as_mut().map(Child::try_wait) {
-            Some(Ok(None)) => unit.ready |= became,
+            Some(Ok(None)) => {
+                unit.ready |= became;
+                unit.kill_late();
+            }
             Some(_) => {
+                unit.killed_at = None;
                 let success = matches!(unit.process.take().map(|mut process| process.wait()), Some(Ok(status)) if status.success());
                 unit.ready = service.ready == Ready::Exit && success;
                 unit.again = Some(Instant::now() + AGAIN);
@@ -222,6 +230,9 @@ fn spawn(root: &Path, holder: u32, name: &str, service: &Service) -> Result<Chil
         let owner = id(directory.user.as_deref());
         std::os::unix::fs::chown(&path, Some(owner), Some(owner)).map_err(Failure::file(&path, "give away"))?;
         set_mode(&path, u32::from_str_radix(&directory.mode, 8).unwrap_or(0o755))?;
+    }
+    if let Ready::File(path) = &service.ready {
+        drop(std::fs::remove_file(file(path)));
     }
     let user = id(service.user.as_deref());
     let mut command = entering(holder, root, &format!("{user}:{user}"));
