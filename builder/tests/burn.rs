@@ -62,6 +62,9 @@ fn read(path: &Path, offset: u64, length: u64) -> Vec<u8> {
 /// Places with something in them: across a chunk's end, and alone in their chunks.
 const FILLED: [(u64, u64); 3] = [(3 * MIB, 3 * MIB), (400 * MIB + 4096, 8192), (1200 * MIB - 512, 1024)];
 
+/// What a BIOS would run.
+const BOOT_CODE: [u8; images::bios::CODE] = [0xf4; images::bios::CODE];
+
 /// Where it has nothing, and must have nothing on the stick.
 const STALE: [u64; 3] = [100 * MIB, 405 * MIB, 700 * MIB];
 
@@ -71,6 +74,7 @@ fn image(project: &Project) -> PathBuf {
     let mut file = File::create_new(&path).unwrap();
     file.set_len(image_size()).unwrap();
     images::gpt::write(&mut file, image_size(), &IMAGE_PARTITIONS, Identity::OfImage).unwrap();
+    file.write_all_at(&BOOT_CODE, 0).unwrap();
     for (offset, length) in FILLED {
         let bytes: Vec<u8> = (0..length).map(|byte| (byte.wrapping_mul(offset | 1) >> 3) as u8).collect();
         file.write_all_at(&bytes, offset).unwrap();
@@ -118,6 +122,7 @@ fn two_sticks_at_once_hold_the_image_and_are_told_apart() {
     ]);
     says(&said, &[&sticks[0].device, "can be pulled out"]);
     for stick in &sticks {
+        assert_eq!(stick.bytes(0, BOOT_CODE.len() as u64), BOOT_CODE);
         for (offset, length) in FILLED {
             assert_eq!(stick.bytes(offset, length), read(&image, offset, length), "at {offset}");
         }
@@ -145,6 +150,7 @@ fn the_compressed_image_makes_the_same_stick_with_the_seed_of_a_machine() {
     for (offset, length) in FILLED {
         assert_eq!(stick.bytes(offset, length), read(&image, offset, length), "at {offset}");
     }
+    assert_eq!(stick.bytes(0, BOOT_CODE.len() as u64), BOOT_CODE);
     let seed = seed::read_path(&stick.file, Partition::Seed.offset()).unwrap();
     says(&String::from_utf8_lossy(&seed.files[spec::seed::files::MACHINE]), &["master-1"]);
     guids(&stick.file);

@@ -40,7 +40,7 @@ const FOLDER: &str = "grub";
 const SECTOR: usize = SECTOR_SIZE as usize;
 
 /// Bytes of the first sector that are code; behind them the disk's signature and the protective MBR's table.
-const CODE: usize = 440;
+pub const CODE: usize = 440;
 /// Where boot.img has the core image's first sector, 64 bits (GRUB 2.12, include/grub/i386/pc/boot.h,
 /// `GRUB_BOOT_MACHINE_KERNEL_SECTOR`).
 const CORE_SECTOR: usize = 0x5c;

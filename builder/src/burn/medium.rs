@@ -107,16 +107,18 @@ impl Medium {
     }
 
     /// Makes it whole: the partition table for the whole disk, with GUIDs of its own, so that two sticks of one image
-    /// in one machine are told apart.
+    /// in one machine are told apart; and before it the image's code for a BIOS.
     ///
     /// # Errors
-    /// As the disk answers, or its table does not read back.
-    pub fn finish(mut self) -> Result<()> {
+    /// As image and disk answer, or the table does not read back.
+    pub fn finish(mut self, image: &Image) -> Result<()> {
+        let boot_code = image.boot_code()?;
         let broken = |error: &dyn std::fmt::Display, path: &Path| {
             Error::failure(format!("the partition table of {}: {error}", path.display()))
         };
         let written = images::gpt::write(&mut self.file, self.size, &IMAGE_PARTITIONS, Identity::Drawn);
         written.map_err(|error| broken(&error, &self.path))?;
+        self.file.write_all_at(&boot_code, 0).map_err(self.failed("write"))?;
         self.file.sync_all().map_err(self.failed("write"))?;
         let config =
             gpt::GptConfig::new().writable(false).only_valid_headers(true).logical_block_size(LogicalBlockSize::Lb512);

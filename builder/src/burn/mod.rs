@@ -138,5 +138,5 @@ fn burn_one(progress: &Progress, request: &BurnRequest, device: &Device, seed: O
     if let (Some(of), Some(files)) = (&request.seed, seed) {
         of.put(medium.seed(), files, &device.path)?;
     }
-    medium.finish()
+    medium.finish(&request.image)
 }

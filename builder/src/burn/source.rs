@@ -1,6 +1,7 @@
 //! The image to burn: `disk.img` as built or compressed, read in chunks, zeros left out.
 
 use crate::error::{Error, Result};
+use images::bios::CODE;
 use images::disk::next_data;
 use images::sparse::is_zero;
 use spec::layout::image_size;
@@ -71,6 +72,17 @@ impl Image {
             return Err(Error::bad_input(message).help(help));
         }
         Ok(())
+    }
+
+    /// What a BIOS runs: it stands in the first sector, beside a table that each disk has of its own.
+    ///
+    /// # Errors
+    /// The image cannot be read.
+    pub fn boot_code(&self) -> Result<[u8; CODE]> {
+        let failed = |error| Error::io("read", &self.path, error);
+        let mut code = [0; CODE];
+        self.reader(File::open(&self.path).map_err(failed)?)?.read_exact(&mut code).map_err(failed)?;
+        Ok(code)
     }
 
     fn reader(&self, file: File) -> Result<Box<dyn Read>> {
