@@ -462,7 +462,7 @@ async fn end_of_rush(ready: impl Future<Output = ()>) {
     let _ = tokio::time::timeout(RUSH, ready).await;
 }
 
-/// Before the file of [`wait_for_api`] is there, so that no controller manager runs beside it.
+/// Before the file of [`tell_api_ready`] is there, so that no controller manager runs beside it.
 async fn take_first_networks(api: &Api, facts: &Facts) {
     loop {
         match node::take_first_networks(api, facts).await {

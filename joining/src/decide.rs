@@ -353,7 +353,7 @@ impl<'a> Case<'a> {
             cluster.is_some_and(|(cluster, _)| clusters.contains(cluster))
         };
         let holders = self.heard.values().filter(|report| holds(report)).map(|report| report.name.clone()).collect();
-        Reason::NoQuorum { holders, silent: self.silent(), clusters }
+        Reason::NoQuorum { holders, silent: self.silent(), clusters, listed: self.definition.masters.len() }
     }
 
     /// etcd has been started for a forming; is there a first commit?

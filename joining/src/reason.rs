@@ -40,23 +40,76 @@ pub enum Obstacle {
 /// Why a master waits, or why what was asked for is not done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
-    NotListed { name: Name },
-    StateUnavailable { why: String },
-    Forming { obstacles: BTreeMap<Name, Obstacle> },
-    Acknowledgement { forming: ClusterId, missing: BTreeSet<Name> },
-    Proposer { name: Name },
-    NoQuorum { clusters: BTreeSet<ClusterId>, holders: BTreeSet<Name>, silent: BTreeSet<Name> },
-    OtherCluster { known: BTreeSet<ClusterId>, running: BTreeSet<ClusterId> },
-    Abandoned { cluster: ClusterId, by: ClusterId },
-    Partial { why: String },
-    FirstCommit { forming: ClusterId, silent: BTreeSet<Name>, gone: BTreeSet<Name>, hopeless: bool },
-    TooFew { left: usize, listed: usize, wanted: usize },
-    OrderWaits { name: Name },
-    StillRuns { name: Name, cluster: ClusterId },
-    LearnerBusy { name: Name, member: MemberId },
-    TwoMachines { name: Name, member: MemberId },
-    AddressTaken { name: Name, url: String, member: MemberId },
-    WrongCluster { name: Name, asked: ClusterId, running: ClusterId },
+    NotListed {
+        name: Name,
+    },
+    StateUnavailable {
+        why: String,
+    },
+    Forming {
+        obstacles: BTreeMap<Name, Obstacle>,
+    },
+    Acknowledgement {
+        forming: ClusterId,
+        missing: BTreeSet<Name>,
+    },
+    Proposer {
+        name: Name,
+    },
+    /// `listed`: masters of the definition.
+    NoQuorum {
+        clusters: BTreeSet<ClusterId>,
+        holders: BTreeSet<Name>,
+        silent: BTreeSet<Name>,
+        listed: usize,
+    },
+    OtherCluster {
+        known: BTreeSet<ClusterId>,
+        running: BTreeSet<ClusterId>,
+    },
+    Abandoned {
+        cluster: ClusterId,
+        by: ClusterId,
+    },
+    Partial {
+        why: String,
+    },
+    FirstCommit {
+        forming: ClusterId,
+        silent: BTreeSet<Name>,
+        gone: BTreeSet<Name>,
+        hopeless: bool,
+    },
+    TooFew {
+        left: usize,
+        listed: usize,
+        wanted: usize,
+    },
+    OrderWaits {
+        name: Name,
+    },
+    StillRuns {
+        name: Name,
+        cluster: ClusterId,
+    },
+    LearnerBusy {
+        name: Name,
+        member: MemberId,
+    },
+    TwoMachines {
+        name: Name,
+        member: MemberId,
+    },
+    AddressTaken {
+        name: Name,
+        url: String,
+        member: MemberId,
+    },
+    WrongCluster {
+        name: Name,
+        asked: ClusterId,
+        running: ClusterId,
+    },
 }
 
 impl Obstacle {
@@ -160,7 +213,7 @@ impl Display for Reason {
                 write!(formatter, "forming {forming} waits until {} recorded it too", joined(missing))
             }
             Reason::Proposer { name } => write!(formatter, "forming the cluster waits for {name} to propose it"),
-            Reason::NoQuorum { clusters, holders, silent } => {
+            Reason::NoQuorum { clusters, holders, silent, listed } => {
                 let (ids, named) = (joined(clusters), words(clusters));
                 let held = if holders.is_empty() {
                     "nobody who answers holds its data".to_owned()
@@ -168,6 +221,14 @@ impl Display for Reason {
                     format!("only {} of its members answered", joined(holders))
                 };
                 let next = if silent.is_empty() { String::new() } else { format!("switch on {}; ", joined(silent)) };
+                if 2 * holders.len() > *listed {
+                    // So it is at every start, for a moment; and for ever where the members are not the listed masters.
+                    return write!(
+                        formatter,
+                        "cluster {ids} has no leader yet ({} of its members answered); if that lasts, {next}or if the data is lost, `{RESTORE}`, or `{NEW} {named}`",
+                        joined(holders)
+                    );
+                }
                 write!(
                     formatter,
                     "cluster {ids} has no quorum ({held}), and no other is formed beside it: {next}if the data is lost, `{RESTORE}`, or `{NEW} {named}`"
@@ -225,5 +286,26 @@ impl Display for Reason {
                 write!(formatter, "{name} asks for cluster {asked}, here runs {running}: give {name} the right seed")
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_majority_that_is_there_may_only_wait_for_a_leader() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let reason = |holders: &[&str], silent: &[&str]| Reason::NoQuorum {
+            clusters: names(&["c1"]),
+            holders: names(holders),
+            silent: names(silent),
+            listed: 3,
+        };
+        let starting = reason(&["m1", "m2"], &["m3"]).to_string();
+        assert!(starting.starts_with("cluster c1 has no leader yet (m1 and m2 of its members answered)"), "{starting}");
+        assert!(starting.contains("if that lasts, switch on m3; or if the data is lost"), "{starting}");
+        assert!(reason(&["m1"], &["m2", "m3"]).to_string().contains("has no quorum (only m1 of its members answered)"));
+        assert!(reason(&["m1"], &[]).needs_operator());
     }
 }
