@@ -44,6 +44,8 @@ pub const CHECKSUMS_FILE: &str = "SHA256SUMS";
 /// Where systemd-boot and its UKI stub lie in the tools root.
 const LOADER: &str = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi";
 const STUB: &str = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub";
+/// Packages of the tools root from which something goes into the image.
+const LOADER_PACKAGES: [&str; 2] = ["systemd-boot-efi", "grub-pc-bin"];
 /// No menu: an appliance boots; the newest slot that is good.
 const LOADER_CONFIG: &str = "timeout 0\nconsole-mode keep\neditor no\n";
 /// The root image is compressed already: a higher level costs time for nothing.
@@ -503,7 +505,9 @@ impl Output<'_> {
         components: &[go::Built],
         programs: &cargo::Programs,
     ) -> Result<()> {
-        let packages = sbom_packages(&self.locked.lock, components, programs)?;
+        let loaders = self.tools.packages.iter().filter(|package| LOADER_PACKAGES.contains(&package.name.as_str()));
+        let debian = self.locked.lock.packages.iter().chain(loaders);
+        let packages = sbom_packages(debian, components, programs)?;
         let sbom = artifacts::document(&self.rooted.image, &verity.root_hash_hex(), packages);
         self.write(SBOM_FILE, sbom.as_bytes())?;
         let mut versions: BTreeMap<String, String> = fetched
@@ -563,10 +567,12 @@ fn uuid_of(digest: &Digest) -> Uuid {
     uuid::Builder::from_custom_bytes(bytes).into_uuid()
 }
 
-fn sbom_packages(lock: &Lock, components: &[go::Built], programs: &cargo::Programs) -> Result<Vec<SbomPackage>> {
-    let mut packages: Vec<SbomPackage> = lock
-        .packages
-        .iter()
+fn sbom_packages<'a>(
+    debian: impl Iterator<Item = &'a crate::lock::Locked>,
+    components: &[go::Built],
+    programs: &cargo::Programs,
+) -> Result<Vec<SbomPackage>> {
+    let mut packages: Vec<SbomPackage> = debian
         .map(|package| SbomPackage {
             ecosystem: Ecosystem::Debian,
             name: package.name.clone(),

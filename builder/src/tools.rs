@@ -3,6 +3,7 @@
 
 use crate::cache::Digest;
 use crate::error::{Error, Result};
+use crate::lock;
 use crate::pipeline::{self, Fetched};
 use crate::profile::Profile;
 use crate::request::Context;
@@ -22,6 +23,8 @@ const LAYOUT: &[u8] = b"tools-1";
 #[derive(Debug, Clone)]
 pub struct Tools {
     pub root: ToolsRoot,
+    /// What it is made of.
+    pub packages: Vec<lock::Locked>,
 }
 
 impl Tools {
@@ -39,7 +42,7 @@ impl Tools {
             write_tree(&merge(fetched)?, target).map_err(|error| Failure(Error::io("write", target, error)))
         });
         let folder = folder.map_err(|failure| failure.0)?;
-        Ok(Tools { root: ToolsRoot::new(&folder).map_err(Error::from_failure)? })
+        Ok(Tools { root: ToolsRoot::new(&folder).map_err(Error::from_failure)?, packages: locked.lock.packages })
     }
 }
 
