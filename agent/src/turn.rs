@@ -6,7 +6,6 @@ use crate::api::Api;
 use crate::etcd::Member;
 use crate::facts::{Facts, under};
 use crate::machine::{Status, say};
-use crate::node::ready_condition;
 use crate::run::{RunError, api_of};
 use spec::{paths, ports};
 use std::net::SocketAddr;
@@ -48,7 +47,7 @@ impl Turn {
         }
         for (name, api) in &self.0 {
             let end = Instant::now() + LIMIT;
-            while member.is_beside(name) && !has_come(api, name, member.has_founded()).await {
+            while member.is_beside(name) && !is_ready(api).await {
                 if Instant::now() >= end {
                     say(format!("the API server of {name} is not ready after {} s: not waited for", LIMIT.as_secs()));
                     break;
@@ -58,17 +57,6 @@ impl Turn {
             }
         }
     }
-}
-
-/// Whether a master's API server is ready; in a new cluster, its node too, whose pods' network is the first work of the
-/// controllers: on a slow machine they lose their leases to what starts beside them.
-async fn has_come(api: &Api, name: &str, new_cluster: bool) -> bool {
-    is_ready(api).await && (!new_cluster || node_is_ready(api, name).await)
-}
-
-async fn node_is_ready(api: &Api, name: &str) -> bool {
-    let asked = tokio::time::timeout(ANSWER, api.get(&format!("/api/v1/nodes/{name}"))).await;
-    asked.is_ok_and(|node| node.is_ok_and(|node| ready_condition(&node).is_some_and(|(ready, _)| ready)))
 }
 
 async fn is_ready(api: &Api) -> bool {

@@ -114,11 +114,6 @@ impl Member {
         self.etcd.get() == Etcd::Serving
     }
 
-    /// Whether the cluster is new: founded by this machine since it was switched on.
-    pub fn has_founded(&self) -> bool {
-        self.founded.get()
-    }
-
     /// Whether the master of this name answers and is a member of the same cluster, or a founder of it.
     pub fn is_beside(&self, name: &str) -> bool {
         let standing = self.standing.borrow();
