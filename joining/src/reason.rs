@@ -37,79 +37,26 @@ pub enum Obstacle {
     },
 }
 
-/// Why a master waits, or why what was asked for is not done.
+/// Why a master waits, or why what was asked for is not done. `listed` counts the masters of the definition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
-    NotListed {
-        name: Name,
-    },
-    StateUnavailable {
-        why: String,
-    },
-    Forming {
-        obstacles: BTreeMap<Name, Obstacle>,
-    },
-    Acknowledgement {
-        forming: ClusterId,
-        missing: BTreeSet<Name>,
-    },
-    Proposer {
-        name: Name,
-    },
-    /// `listed`: masters of the definition.
-    NoQuorum {
-        clusters: BTreeSet<ClusterId>,
-        holders: BTreeSet<Name>,
-        silent: BTreeSet<Name>,
-        listed: usize,
-    },
-    OtherCluster {
-        known: BTreeSet<ClusterId>,
-        running: BTreeSet<ClusterId>,
-    },
-    Abandoned {
-        cluster: ClusterId,
-        by: ClusterId,
-    },
-    Partial {
-        why: String,
-    },
-    FirstCommit {
-        forming: ClusterId,
-        silent: BTreeSet<Name>,
-        gone: BTreeSet<Name>,
-        hopeless: bool,
-    },
-    TooFew {
-        left: usize,
-        listed: usize,
-        wanted: usize,
-    },
-    OrderWaits {
-        name: Name,
-    },
-    StillRuns {
-        name: Name,
-        cluster: ClusterId,
-    },
-    LearnerBusy {
-        name: Name,
-        member: MemberId,
-    },
-    TwoMachines {
-        name: Name,
-        member: MemberId,
-    },
-    AddressTaken {
-        name: Name,
-        url: String,
-        member: MemberId,
-    },
-    WrongCluster {
-        name: Name,
-        asked: ClusterId,
-        running: ClusterId,
-    },
+    NotListed { name: Name },
+    StateUnavailable { why: String },
+    Forming { obstacles: BTreeMap<Name, Obstacle> },
+    Acknowledgement { forming: ClusterId, missing: BTreeSet<Name> },
+    Proposer { name: Name },
+    NoQuorum { clusters: BTreeSet<ClusterId>, holders: BTreeSet<Name>, silent: BTreeSet<Name>, listed: usize },
+    OtherCluster { known: BTreeSet<ClusterId>, running: BTreeSet<ClusterId> },
+    Abandoned { cluster: ClusterId, by: ClusterId },
+    Partial { why: String },
+    FirstCommit { forming: ClusterId, silent: BTreeSet<Name>, gone: BTreeSet<Name>, hopeless: bool },
+    TooFew { left: usize, listed: usize, wanted: usize },
+    OrderWaits { name: Name },
+    StillRuns { name: Name, cluster: ClusterId },
+    LearnerBusy { name: Name, member: MemberId },
+    TwoMachines { name: Name, member: MemberId },
+    AddressTaken { name: Name, url: String, member: MemberId },
+    WrongCluster { name: Name, asked: ClusterId, running: ClusterId },
 }
 
 impl Obstacle {

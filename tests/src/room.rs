@@ -151,16 +151,17 @@ impl<'lab> Room<'lab> {
 
     /// Switches one on and waits until it says that its own node is Ready.
     pub fn power_on_to_ready(&mut self, name: &str) -> Result {
-        let machine = self.machine_mut(name)?;
-        machine.power_on()?;
-        machine.wait_for_console(format!("node {name}{IS_READY}"), POWER_ON_READY_SECONDS).map(drop)
+        self.machine_mut(name)?.power_on()?;
+        self.says_ready(name, POWER_ON_READY_SECONDS)
     }
 
     /// Waits until each of these says that its own node is Ready.
     pub fn wait_until_ready(&self, names: &[&str]) -> Result {
-        names.iter().try_for_each(|name| {
-            self.machine(name)?.wait_for_console(format!("node {name}{IS_READY}"), READY_SECONDS).map(drop)
-        })
+        names.iter().try_for_each(|name| self.says_ready(name, READY_SECONDS))
+    }
+
+    fn says_ready(&self, name: &str, seconds: u64) -> Result {
+        self.machine(name)?.wait_for_console(format!("node {name}{IS_READY}"), seconds).map(drop)
     }
 
     /// The cluster's id, as the machines tell it and the operator's command keeps it: seeds that are written from now
@@ -204,12 +205,6 @@ impl<'lab> Room<'lab> {
             let _ = write!(arguments, " --address {}=127.0.0.1:{}", place.name, machine.host_port(ports::AGENT)?);
         }
         self.cluster.imgbuild(&arguments)
-    }
-
-    /// `imgbuild node NAME ...` of one machine.
-    pub fn imgbuild_node(&self, name: &str, words: &str) -> Result {
-        let port = self.machine(name)?.host_port(ports::AGENT)?;
-        self.cluster.imgbuild(&format!("node {name} --cluster lab --address 127.0.0.1:{port} {words}"))
     }
 
     /// Waits until exactly this many nodes are Ready, by whichever master answers.

@@ -60,10 +60,8 @@ pub struct Member {
     kept: Cell<Instant>,
     /// One change of the members at a time.
     changing: tokio::sync::Mutex<()>,
-    /// This agent has started etcd as a founder.
+    /// This agent has started etcd as a founder, and has not led the cluster since.
     founded: Cell<bool>,
-    /// It has led the cluster that it founded, and seen to it that the right master does.
-    lead_settled: Cell<bool>,
     /// Somebody asked this machine to go down, and it asks the others or goes.
     going: Cell<bool>,
 }
@@ -94,7 +92,6 @@ impl Member {
             kept: Cell::new(Instant::now()),
             changing: tokio::sync::Mutex::default(),
             founded: Cell::default(),
-            lead_settled: Cell::default(),
             going: Cell::default(),
         }
     }
@@ -270,7 +267,9 @@ impl Member {
             note::write(&self.root, written).map_err(|error| error.to_string())?;
         }
         say(format!("etcd: {}", describe(write)));
-        self.founded.set(self.founded.get() || matches!(write, Write::Start(_)));
+        if matches!(write, Write::Start(_)) {
+            self.founded.set(true);
+        }
         *self.standing.borrow_mut() = next;
         Ok(())
     }
@@ -446,7 +445,7 @@ impl Member {
     /// On a cluster's first boot the first master's API server starts before the others (`turn`) and writes hundreds of
     /// objects one after the other: beside the leader each takes half of the time.
     async fn hand_over_lead(&self, etcd: &Connection, view: &joining::Cluster) -> Result<(), GrpcError> {
-        if !self.founded.get() || self.lead_settled.replace(true) {
+        if !self.founded.take() {
             return Ok(());
         }
         let first = self.definition.masters.keys().next().filter(|first| **first != self.facts.identity.name);
