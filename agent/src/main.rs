@@ -34,6 +34,7 @@ mod nodes;
 mod peers;
 mod pending;
 mod render;
+mod roll;
 mod routes;
 mod run;
 mod server;
@@ -43,6 +44,7 @@ mod stop;
 mod testing;
 mod trust;
 mod turn;
+mod upgrade;
 mod vip;
 mod watch;
 

@@ -10,6 +10,7 @@ use crate::node_api::NodeApi;
 use crate::peers::Peers;
 use crate::server;
 use crate::turn::Turn;
+use crate::upgrade::{self, Slots, Upgrades};
 use crate::{
     approval, certificates, etcd, handover, http, join, link_address, manifests, members, metrics, node, render,
     routes, trust, vip, watch,
@@ -160,13 +161,17 @@ async fn master(root: &Path, facts: Rc<Facts>, status: Rc<Status>, clock: Round)
     let peers = Rc::new(Peers::new(&facts, material.client()?));
     let client = etcd::Client::new(root).map_err(RunError::Etcd)?;
     let member = Rc::new(etcd::Member::new(root.to_path_buf(), facts.clone(), status.clone(), peers, client));
+    let slots = Rc::new(Slots::default());
     let handler = Rc::new(NodeApi {
         root: root.to_path_buf(),
         facts: facts.clone(),
         status: status.clone(),
         member: Some(member.clone()),
         api: api.clone(),
+        upgrades: Upgrades::new(root),
+        slots: slots.clone(),
     });
+    let trial = upgrade::watch(root, &facts, &status, &slots);
     let served = server::serve(listen(&facts).await?, material.server()?, handler);
     let renewal = renew(root, &facts, &judge);
     let clock = clock::keep(&facts, &status, clock, || judge.notify_one());
@@ -185,8 +190,9 @@ async fn master(root: &Path, facts: Rc<Facts>, status: Rc<Status>, clock: Round)
     };
     let metrics = metrics::keep(root, &facts, &status);
     let virtual_address = hold_virtual_address(&facts, &api);
-    let for_ever =
-        async { tokio::join!(member.run(), served, renewal, clock, observed, control, rush, virtual_address, metrics) };
+    let for_ever = async {
+        tokio::join!(member.run(), served, renewal, clock, observed, control, rush, virtual_address, metrics, trial)
+    };
     // With other addresses everything is to be issued and written anew: init starts the agent again.
     tokio::select! {
         moved = other_addresses(root, &facts) => moved,
@@ -212,13 +218,17 @@ async fn node_machine(root: &Path, facts: Rc<Facts>, status: Rc<Status>, clock: 
     let judge = Rc::new(Notify::new());
     let api = Rc::new(balanced_api(root)?);
     let material = Material::read(root)?;
+    let slots = Rc::new(Slots::default());
     let handler = Rc::new(NodeApi {
         root: root.to_path_buf(),
         facts: facts.clone(),
         status: status.clone(),
         member: None,
         api: api.clone(),
+        upgrades: Upgrades::new(root),
+        slots: slots.clone(),
     });
+    let trial = upgrade::watch(root, &facts, &status, &slots);
     let served = server::serve(listen(&facts).await?, material.server()?, handler);
     let clock = clock::keep(&facts, &status, clock, || judge.notify_one());
     let renewal = async {
@@ -241,7 +251,8 @@ async fn node_machine(root: &Path, facts: Rc<Facts>, status: Rc<Status>, clock: 
         tell_init(root, paths::RUSH_OVER_FILE, "the rest may start");
     };
     let metrics = metrics::keep(root, &facts, &status);
-    let for_ever = async { tokio::join!(served, clock, renewal, own_node, rush, keep_network(&facts, &api), metrics) };
+    let for_ever =
+        async { tokio::join!(served, clock, renewal, own_node, rush, keep_network(&facts, &api), metrics, trial) };
     tokio::select! {
         moved = other_addresses(root, &facts) => moved,
         Err(error) = balance(balancer.clone(), &facts) => Err(error),

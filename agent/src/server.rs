@@ -32,7 +32,8 @@ use tokio_rustls::rustls::{RootCertStore, ServerConfig, crypto::ring};
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 /// Of one request with its answer.
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);
-const BODY_LIMIT: usize = 256 * 1024;
+/// A bundle's manifest is the longest.
+const BODY_LIMIT: usize = bundle::MANIFEST_LIMIT;
 /// A caller that is silent for this long is asked by TCP whether it is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 const CONNECTION_LIMIT: usize = 256;

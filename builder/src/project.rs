@@ -63,6 +63,11 @@ impl Project {
         self.work.join("clusters").join(name)
     }
 
+    /// Folder of the release key.
+    pub fn keys(&self) -> PathBuf {
+        self.work.join("keys")
+    }
+
     /// Folder of a build's artifacts when none is named.
     pub fn out(&self, profile: &str) -> PathBuf {
         self.work.join("out").join(profile)

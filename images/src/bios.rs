@@ -4,6 +4,7 @@
 use crate::esp;
 use crate::tools::{ToolsError, ToolsRoot};
 use crate::tree::Content;
+use spec::boot::{GRUB_ENVIRONMENT, GRUB_FOLDER, GrubEnvironment, grub_command_line, grub_files};
 use spec::layout::{Partition, SECTOR_SIZE, Slot};
 use std::fs::File;
 use std::io;
@@ -35,8 +36,6 @@ const MODULES: [&str; 17] = [
     "all_video",
     "gfxterm",
 ];
-/// Folder of the ESP with all that is for BIOS.
-const FOLDER: &str = "grub";
 const SECTOR: usize = SECTOR_SIZE as usize;
 
 /// Bytes of the first sector that are code; behind them the disk's signature and the protective MBR's table.
@@ -84,7 +83,7 @@ impl Loader {
         let mut command = tools.command(PROGRAM);
         command.args(["--format=i386-pc", "--directory", MODULES_FOLDER, "--output"]).arg(&core);
         // Without a disk's name: the one that the BIOS has booted.
-        command.arg(format!("--prefix=(,gpt{})/{FOLDER}", Partition::Esp.number())).args(MODULES);
+        command.arg(format!("--prefix=(,gpt{})/{GRUB_FOLDER}", Partition::Esp.number())).args(MODULES);
         tools.run(command)?;
         let boot = tools.file(BOOT_IMAGE);
         let boot = std::fs::read(&boot).map_err(failed(&boot))?;
@@ -124,22 +123,38 @@ impl Loader {
     }
 }
 
-/// Screen and serial port, then the slots in the order that the environment block says. `$root` is the ESP, whose
-/// GUID tells init the disk.
+/// Screen and serial port, then the slots in the order that the environment block says (`spec::boot`), a slot on trial
+/// with one try less. `$root` is the ESP, whose GUID tells init the disk.
 const CONFIGURATION: &str = r#"# Written by imgbuild: GRUB's part of a machine that starts by BIOS.
 if serial --unit=0 --speed=115200; then
     terminal_input console serial
     terminal_output console serial
 fi
-set order="a b"
-if [ -f /grub/grubenv ]; then load_env --file /grub/grubenv order; fi
+set environment=/ENVIRONMENT
+load_env --file "$environment" order fallback trial next
+if [ "$trial" = "0" ]; then
+    set order="$fallback"
+    set trial=
+elif [ "$trial" = "1" ]; then
+    set trial=0
+elif [ "$trial" = "2" ]; then
+    set trial=1
+elif [ -n "$trial" ]; then
+    set trial=2
+fi
+set slots="$order"
+if [ -n "$next" ]; then
+    set slots="$next $order"
+    set next=
+fi
+save_env --file "$environment" order trial next
 probe --set=partition --part-uuid "$root"
-for slot in $order; do
-    if [ -f "/grub/$slot/slot.cfg" ]; then
+for slot in $slots; do
+    if [ -f "/GRUB_FOLDER/command-line-$slot" ]; then
         echo "slot $slot"
-        source "/grub/$slot/slot.cfg"
-        linux "/grub/$slot/vmlinuz" $command_line BOOT_PARTITION="$partition"
-        initrd "/grub/$slot/initramfs.img"
+        source "/GRUB_FOLDER/command-line-$slot"
+        linux "/GRUB_FOLDER/vmlinuz-$slot" $command_line BOOT_PARTITION="$partition"
+        initrd "/GRUB_FOLDER/initramfs-$slot"
         boot
     fi
 done
@@ -150,19 +165,19 @@ reboot
 
 /// GRUB's files of an ESP on which `slot` is filled.
 pub fn files(slot: Slot, kernel: Content, initramfs: Content, command_line: &str) -> esp::Files {
-    let configuration = CONFIGURATION.replace("BOOT_PARTITION", spec::cmdline::BOOT_PARTITION);
-    let slot_file = |name: &str| format!("{FOLDER}/{}/{name}", slot.letter());
+    let configuration = CONFIGURATION
+        .replace("ENVIRONMENT", GRUB_ENVIRONMENT)
+        .replace("GRUB_FOLDER", GRUB_FOLDER)
+        .replace("BOOT_PARTITION", spec::cmdline::BOOT_PARTITION);
+    let [kernel_file, initramfs_file, command_line_file] = grub_files(slot);
+    let environment = GrubEnvironment { first: slot, ..GrubEnvironment::FIRST };
     esp::Files::from([
-        (format!("{FOLDER}/grub.cfg"), Content::from(configuration)),
-        (slot_file("vmlinuz"), kernel),
-        (slot_file("initramfs.img"), initramfs),
-        (slot_file("slot.cfg"), Content::from(format!("set command_line={}\n", quoted(command_line)))),
+        (format!("{GRUB_FOLDER}/grub.cfg"), Content::from(configuration)),
+        (GRUB_ENVIRONMENT.to_owned(), Content::from(environment.encode())),
+        (kernel_file, kernel),
+        (initramfs_file, initramfs),
+        (command_line_file, Content::from(grub_command_line(command_line))),
     ])
-}
-
-/// A word of GRUB's script language (GRUB manual, "Quoting").
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 #[cfg(test)]
@@ -194,10 +209,13 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_is_one_word() {
-        let files = files(Slot::B, Content::from(vec![1]), Content::from(vec![2]), "console=tty0 key='a b' $x");
-        let slot = String::from_utf8(files["grub/b/slot.cfg"].read().unwrap().to_vec()).unwrap();
-        assert_eq!(slot, "set command_line='console=tty0 key='\\''a b'\\'' $x'\n");
-        assert_eq!(files.len(), 4);
+    fn the_configuration_names_the_files() {
+        let files = files(Slot::A, Content::from(vec![1]), Content::from(vec![2]), "quiet");
+        let configuration = String::from_utf8(files["grub/grub.cfg"].read().unwrap().to_vec()).unwrap();
+        for name in files.keys().filter(|name| *name != "grub/grub.cfg") {
+            assert!(configuration.contains(&name.replace("-a", "-$slot")), "{name}");
+        }
+        let environment = GrubEnvironment::decode(&files[GRUB_ENVIRONMENT].read().unwrap());
+        assert_eq!(environment, GrubEnvironment::FIRST);
     }
 }

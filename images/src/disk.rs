@@ -6,6 +6,7 @@ use crate::gpt::{self, GptError, IMAGE_PARTITIONS, Identity};
 use crate::sparse::is_zero;
 use crate::tree::Content;
 use crate::{atomic, sparse};
+use spec::boot::{Entry, FIRST_GENERATION, UKI_FOLDER};
 use spec::layout::{IMAGE_ESP_SERIAL, Partition, Slot, image_size};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -48,7 +49,8 @@ impl DiskPlan {
     pub fn new(loader: Content, loader_config: &str, uki: Content, root: Content, seed: Option<seed::Files>) -> Self {
         let mut esp: esp::Files = esp::LOADER_PATHS.iter().map(|path| ((*path).to_owned(), loader.clone())).collect();
         esp.insert(esp::LOADER_CONFIG.to_owned(), Content::from(loader_config));
-        esp.insert(format!("{}/{}", esp::UKI_FOLDER, Slot::A.uki_name()), uki);
+        let entry = Entry { generation: FIRST_GENERATION, slot: Slot::A, tries: None };
+        esp.insert(format!("{UKI_FOLDER}/{entry}"), uki);
         DiskPlan { esp, root, seed, bios: None }
     }
 

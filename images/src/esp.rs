@@ -17,8 +17,6 @@ pub type Files = BTreeMap<String, Content>;
 pub const LOADER_PATHS: [&str; 2] = ["EFI/BOOT/BOOTX64.EFI", "EFI/systemd/systemd-bootx64.efi"];
 /// Configuration of systemd-boot.
 pub const LOADER_CONFIG: &str = "loader/loader.conf";
-/// Folder of the UKIs.
-pub const UKI_FOLDER: &str = "EFI/Linux";
 
 /// Sectors of the FSInfo structure and of its copy behind the backup boot sector.
 const FS_INFO_SECTORS: [u64; 2] = [1, 7];
@@ -131,6 +129,7 @@ fn write_sector(disk: &mut SparseDisk, sector: u64, bytes: &[u8]) -> io::Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use spec::boot::UKI_FOLDER;
 
     const SIZE: u64 = 40 * 1024 * 1024;
 

@@ -41,7 +41,7 @@ pub struct Uki<'a> {
     pub kernel: &'a [u8],
     pub initramfs: &'a [u8],
     pub command_line: &'a str,
-    /// os-release(5): systemd-boot shows PRETTY_NAME and sorts by VERSION_ID.
+    /// os-release(5): systemd-boot shows PRETTY_NAME and sorts by VERSION_ID, then by the file's name.
     pub os_release: &'a str,
     /// Kernel release, for example `6.12.117+deb13-amd64`.
     pub uname: &'a str,
@@ -93,6 +93,16 @@ pub fn build(uki: &Uki<'_>) -> Result<Vec<u8>, UkiError> {
 pub fn sections(bytes: &[u8]) -> Result<Vec<(String, u32, Vec<u8>)>, UkiError> {
     let image = Executable::parse("the image", bytes)?;
     Ok(image.sections().map(|section| (section.name, section.virtual_size, section.content)).collect())
+}
+
+/// Name, offset in the file and length of each section's content.
+///
+/// # Errors
+/// Bytes that are no PE program.
+pub fn places(bytes: &[u8]) -> Result<Vec<(String, u64, u64)>, UkiError> {
+    let image = Executable::parse("the image", bytes)?;
+    let place = |section: pe::Section| (section.name, u64::from(section.raw_offset), section.content.len() as u64);
+    Ok(image.sections().map(place).collect())
 }
 
 /// One head line, then the lines of stub and kernel, then ours.

@@ -5,8 +5,9 @@ use crate::console;
 use crate::disk::block::Disk;
 use crate::stage::{Failure, Remedy, Stage};
 use serde::{Deserialize, Serialize};
-use spec::layout::Slot;
-use spec::status::StageStatus;
+use spec::layout::{Partition, Slot};
+use spec::status::{BootPlace, StageStatus};
+use std::fs::OpenOptions;
 use std::time::Duration;
 
 /// What the first life hands to the second, as JSON at `HANDOVER_FILE`.
@@ -16,6 +17,19 @@ pub struct Handover {
     pub slot: Slot,
     pub debug_shell: bool,
     pub stages: Vec<StageStatus>,
+}
+
+impl Handover {
+    /// What the machine runs from, for the agent.
+    pub fn place(&self) -> BootPlace {
+        let device = |partition: Partition| self.disk.partition_device(partition.number()).display().to_string();
+        BootPlace {
+            slot: self.slot,
+            esp: device(Partition::Esp),
+            root_a: device(Partition::RootA),
+            root_b: device(Partition::RootB),
+        }
+    }
 }
 
 pub const HANDOVER_FILE: &str = "/run/imgbuild/boot.json";
@@ -64,7 +78,7 @@ pub fn turn_to_other_slot(disk: &Disk, slot: Slot) -> bool {
         console::say(format!("slot {} holds no image to fall back to", other.letter()));
         return false;
     }
-    match crate::efi::set_one_shot(other.uki_name()) {
+    match choose_once(disk, other) {
         Ok(()) => {
             console::say(format!("the next boot takes slot {}", other.letter()));
             true
@@ -74,6 +88,21 @@ pub fn turn_to_other_slot(disk: &Disk, slot: Slot) -> bool {
             false
         }
     }
+}
+
+/// Has the loader take a slot at the next boot.
+fn choose_once(disk: &Disk, slot: Slot) -> Result<(), String> {
+    let path = disk.partition_device(Partition::Esp.number());
+    let esp = OpenOptions::new().read(true).write(true).open(&path);
+    let mut esp = esp.map_err(|error| format!("{}: {error}", path.display()))?;
+    let entry = slots::entry(&mut esp, slot).map_err(|error| error.to_string())?;
+    if entry.is_bad() {
+        return Err("it did not work when it was tried".to_owned());
+    }
+    if crate::efi::is_there() {
+        return crate::efi::set_one_shot(&entry.id()).map_err(|error| error.to_string());
+    }
+    slots::set_grub_next(&mut esp, slot).map_err(|error| error.to_string())
 }
 
 /// The end of a boot that failed before supervision began. Never returns.

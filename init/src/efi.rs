@@ -2,6 +2,7 @@
 
 use crate::files::at;
 use rustix::fs::{IFlags, OFlags};
+use spec::boot::Entry;
 use spec::layout::Slot;
 use std::io;
 
@@ -40,9 +41,12 @@ pub fn booted_slot() -> Option<Slot> {
 }
 
 fn slot_of_entry(entry: &str) -> Option<Slot> {
-    let stem = entry.strip_suffix(".efi").unwrap_or(entry);
-    let stem = stem.split('+').next().unwrap_or(stem);
-    [Slot::A, Slot::B].into_iter().find(|slot| slot.uki_name().strip_suffix(".efi") == Some(stem))
+    entry.parse().ok().map(|entry: Entry| entry.slot)
+}
+
+/// Whether the machine was started by UEFI.
+pub fn is_there() -> bool {
+    std::path::Path::new(FOLDER).exists()
 }
 
 /// Makes the next boot, and that one only, take the entry `name` (a UKI's file name).
@@ -67,7 +71,7 @@ mod tests {
     #[test]
     fn entries_name_slots() {
         for (entry, slot) in
-            [("imgbuild-a.efi", Some(Slot::A)), ("imgbuild-b+2-1.efi", Some(Slot::B)), ("windows.efi", None)]
+            [("imgbuild-00000001-a.efi", Some(Slot::A)), ("imgbuild-00000002-b", Some(Slot::B)), ("windows.efi", None)]
         {
             assert_eq!(slot_of_entry(entry), slot, "{entry}");
         }

@@ -84,8 +84,34 @@ pub mod path {
     /// name. `offset`: where the body's bytes belong; `last=1` and no body: all is sent, check and keep it.
     pub const ETCD_RESTORE: &str = "/v1/etcd/restore/{name}";
 
+    /// GET, readers: `Upgrade`. POST, operators: a bundle's manifest, its signature in hexadecimal as `signature=`;
+    /// answered by `Accepted`, or by why not (409). The other slot is emptied, and what the machine has of the bundle
+    /// is copied there.
+    pub const UPGRADE: &str = "/v1/upgrade";
+    /// POST, operators: a chunk of the bundle whose manifest's SHA-256 is the name. `file=` and `chunk=` say which;
+    /// `last=1` and no body: all is sent, check it and put the slot on trial.
+    pub const UPGRADE_CHUNK: &str = "/v1/upgrade/{name}";
+
+    /// POST, operators, masters alone have it: `CordonRequest` for the node of this name, answered by `Accepted`.
+    pub const CORDON: &str = "/v1/nodes/{name}/cordon";
+    /// POST, operators, masters alone have it: the node's pods are evicted as their budgets let them; answered by
+    /// `Drained`, to be asked again until nothing remains.
+    pub const DRAIN: &str = "/v1/nodes/{name}/drain";
+    /// POST, operators, masters alone have it: `LockRequest`, answered by `Accepted`, or by who holds it (409).
+    pub const LOCK: &str = "/v1/lock";
+
     /// The part of a path that is a name.
     pub const NAME: &str = "{name}";
+
+    /// `CORDON` or `DRAIN` of one node.
+    pub fn of_node(path: &str, node: &str) -> String {
+        path.replace(NAME, node)
+    }
+
+    /// `UPGRADE_CHUNK` of one bundle.
+    pub fn upgrade_chunk(digest: &str) -> String {
+        UPGRADE_CHUNK.replace(NAME, digest)
+    }
 
     /// `ETCD_RESTORE` of one snapshot.
     pub fn restore(digest: &str) -> String {
@@ -195,6 +221,9 @@ pub struct AgentStatus {
     pub node: crate::status::NodeStatus,
     pub init: crate::status::InitStatus,
     pub certificates: Certificates,
+    /// The slots of its disk, the one that the loader prefers first.
+    #[serde(default)]
+    pub slots: Vec<SlotStatus>,
 }
 
 /// Why a request was refused, for a person.

@@ -9,7 +9,7 @@ pub struct Image {
     pub profile: String,
     /// Role of a machine that runs this image: `master` or `node`.
     pub role: String,
-    /// Version of the image: the project's version and the first 12 digits of the lock's SHA-256.
+    /// Version of the image: the project's version and 12 digits of a digest of what it is made of.
     pub version: String,
     /// Seconds since the epoch: no clock is set before it.
     pub epoch: u64,

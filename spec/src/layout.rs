@@ -167,14 +167,6 @@ impl Slot {
             Slot::B => 'b',
         }
     }
-
-    /// Name of the slot's UKI below EFI/Linux on the ESP, without a boot counter.
-    pub const fn uki_name(self) -> &'static str {
-        match self {
-            Slot::A => "imgbuild-a.efi",
-            Slot::B => "imgbuild-b.efi",
-        }
-    }
 }
 
 #[cfg(test)]

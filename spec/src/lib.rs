@@ -2,6 +2,7 @@
 //! Nothing in this crate reads, writes or talks; it depends on no crate of ours.
 
 pub mod agent;
+pub mod boot;
 pub mod cluster;
 pub mod cmdline;
 pub mod component;

@@ -18,6 +18,8 @@ pub const OCI_DIR: &str = "/usr/lib/imgbuild/oci";
 pub const MANIFESTS_DIR: &str = "/usr/lib/imgbuild/manifests";
 /// Templates (minijinja) that the agent renders.
 pub const TEMPLATES_DIR: &str = "/usr/lib/imgbuild/templates";
+/// Public release keys in PEM, one file or several: whose bundles this machine takes.
+pub const RELEASE_KEYS_DIR: &str = "/usr/lib/imgbuild/release-keys";
 /// Kernel modules: /usr/lib/modules/RELEASE with modules.dep and modules.alias made by the builder.
 pub const MODULES_DIR: &str = "/usr/lib/modules";
 
@@ -65,6 +67,8 @@ pub const ORDER_FILE: &str = "/var/lib/imgbuild/order.json";
 pub const HANDED_OVER_DIR: &str = "/var/lib/imgbuild/handed-over";
 /// The authorities that replace the seed's, with their keys on a master (0600; agent/src/trust.rs).
 pub const TRUST_FILE: &str = "/var/lib/imgbuild/trust.json";
+/// What has come of an upgrade (0700).
+pub const UPGRADE_DIR: &str = "/var/lib/imgbuild/upgrade";
 /// Service logs, a bounded ring each: NAME.log and NAME.log.1.
 pub const LOG_DIR: &str = "/var/log";
 

@@ -1,5 +1,6 @@
 //! What init and agent tell each other and the console: JSON files and init's socket.
 
+use crate::layout::Slot;
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +47,26 @@ pub struct StageStatus {
     pub error: Option<String>,
 }
 
+/// What the machine runs from: partitions as device paths.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BootPlace {
+    pub slot: Slot,
+    pub esp: String,
+    pub root_a: String,
+    pub root_b: String,
+}
+
+impl BootPlace {
+    /// The partition of a slot's root.
+    pub fn root(&self, slot: Slot) -> &str {
+        match slot {
+            Slot::A => &self.root_a,
+            Slot::B => &self.root_b,
+        }
+    }
+}
+
 /// init's view: `paths::INIT_STATUS_FILE`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
@@ -55,6 +76,7 @@ pub struct InitStatus {
     /// sysctls that did not take: key, wanted, found.
     pub sysctl_failures: Vec<(String, String, String)>,
     pub shutting_down: bool,
+    pub boot: Option<BootPlace>,
 }
 
 /// `NodeStatus::etcd` of a member that serves, and of a master that runs no member yet.

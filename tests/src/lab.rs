@@ -2,11 +2,13 @@
 
 use crate::slots::{self, Slots};
 use crate::{Computer, Failure, Network, Result};
+use bundle::ReleaseKey;
 use images::tools::ToolsRoot;
 use imgbuild::cluster::{DEFINITION_FILE, NewCluster, create};
 use imgbuild::profile::Profile;
 use imgbuild::progress::{Mode, Progress};
 use imgbuild::project::Project;
+use imgbuild::release::{KeyPaths, new_key};
 use imgbuild::request::{BuildRequest, Context};
 use imgbuild::tools::Tools;
 use qemu::accelerator::{Probed, probe};
@@ -97,6 +99,19 @@ impl Lab {
         image(name)
     }
 
+    /// A bundle of the image of this name, in the story's folder.
+    pub fn bundle(&self, image: &str, name: &str) -> Result<PathBuf> {
+        self.bundle_signed(image, name, &release_key(&context()?)?)
+    }
+
+    /// The same, signed by somebody.
+    pub fn bundle_signed(&self, image: &str, name: &str, key: &ReleaseKey) -> Result<PathBuf> {
+        let path = self.folder.join(format!("{name}.{}", bundle::EXTENSION));
+        let out = self.image(image)?.beside("");
+        imgbuild::release::write(&out, key, &path).map_err(Failure::builder)?;
+        Ok(path)
+    }
+
     /// A machine that is off, with a disk of 12 GiB that begins as a copy of the image.
     pub fn machine(&self, name: &str, image: &ImageDir) -> Result<Computer<'_>> {
         Computer::new(self, name, image)
@@ -160,7 +175,8 @@ pub fn image(name: &str) -> Result<ImageDir> {
     // Test programs that run at the same time share the output folder.
     let _turn = slots::turn("images")?;
     let profile = profile(&context, name)?;
-    let folder = context.project.out(&profile.name);
+    let folder = context.project.out(&name.replace(['+', '/'], "-"));
+    release_key(&context)?;
     let cluster = match profile.role().map_err(Failure::builder)? {
         Role::Master => imgbuild::cluster::DEFAULT,
         Role::Node => cluster_with_a_node(&context)?,
@@ -175,6 +191,14 @@ pub fn image(name: &str) -> Result<ImageDir> {
     };
     built.insert(name.to_owned(), image.clone());
     Ok(image)
+}
+
+/// The key whose bundles the stories' images take.
+fn release_key(context: &Context) -> Result<ReleaseKey> {
+    if !KeyPaths::of(&context.project).private.exists() {
+        new_key(&context.project).map_err(Failure::builder)?;
+    }
+    imgbuild::release::release_key(&context.project, None).map_err(Failure::builder)
 }
 
 /// Builds these profiles into a folder, out of the cache alone.

@@ -14,6 +14,7 @@ mod failure;
 mod http;
 mod lab;
 mod network;
+mod partition;
 mod patience;
 mod power_cut;
 mod room;
@@ -33,6 +34,7 @@ pub use computer::Computer;
 pub use failure::{Failure, Result, expect};
 pub use lab::{ImageDir, Lab, agent, build, program, workspace};
 pub use network::Network;
+pub use partition::PartitionFile;
 pub use power_cut::{Recording, Sample};
 pub use room::Room;
 pub use run::{Outcome, run};
@@ -42,6 +44,8 @@ pub use story::{scratch_lab, story, story_with_machines};
 
 /// The image that most stories boot: master, cloud kernel, agnhost baked in.
 pub const MASTER: &str = "master+vm+story";
+/// The same profile with another configuration: what that is upgraded to.
+pub const NEXT_MASTER: &str = "master+vm+next/story";
 /// A node of the same kind.
 pub const NODE: &str = "node+vm+story";
 /// Both with kube-router.

@@ -254,6 +254,32 @@ impl Native {
         std::fs::remove_dir_all(&path).map_err(Failure::file(&path, "empty"))
     }
 
+    /// Its card's addresses, as ip(8) lists them.
+    pub fn addresses(&self) -> Result<String> {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--target={}", self.holder.id())).args(["--net", "--"]);
+        command.args(["ip", "-oneline", "address", "show", "dev", "eth0"]);
+        run(command, "", COMMAND_LIMIT)?.ok()
+    }
+
+    /// Seconds of a processor that its programs of this name have taken (proc(5)).
+    pub fn processor_seconds(&self, program: &str) -> Result<f64> {
+        let network = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+        let own = network(&self.holder.id().to_string());
+        let mut ticks = 0.0;
+        for entry in std::fs::read_dir("/proc").map_err(Failure::file("/proc", "read"))?.flatten() {
+            let pid = entry.file_name().to_string_lossy().into_owned();
+            // A process may end meanwhile.
+            let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            let Some((_, fields)) = stat.split_once(&format!("({program}) ")) else { continue };
+            if network(&pid) == own {
+                let times = fields.split(' ').skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok());
+                ticks += times.sum::<f64>();
+            }
+        }
+        Ok(ticks / rustix::param::clock_ticks_per_second() as f64)
+    }
+
     /// A command inside the machine.
     pub fn command(&self, program: &str) -> Command {
         let mut command = entering(self.holder.id(), self.root.path(), "0:0");

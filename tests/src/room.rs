@@ -4,12 +4,15 @@
 use crate::patience::until_it_works;
 use crate::{Computer, Failure, ImageDir, Lab, MASTER, NODE, Network, ROUTED_MASTER, ROUTED_NODE};
 use crate::{Result, StoryCluster, expect};
+use imgbuild::node::{Caller, Client};
 use qemu::gateway;
+use spec::agent::{AgentStatus, SlotStatus, organization, path};
 use spec::cluster::Role;
 use spec::ports;
 use std::fmt::Write;
-use std::net::Ipv4Addr;
-use std::time::Instant;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+use time::OffsetDateTime;
 
 /// The last bytes of the addresses before the first master's and the first node's.
 const BEFORE_MASTERS: u8 = 10;
@@ -19,6 +22,8 @@ const BEFORE_NODES: u8 = 20;
 const READY_SECONDS: u64 = 1200;
 const POWER_ON_READY_SECONDS: u64 = 900;
 const FORMED_SECONDS: u64 = 300;
+/// For one answer of an agent.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
 /// How init says that this machine's node object is Ready (init/src/service/view.rs).
 const IS_READY: &str = " is Ready";
@@ -195,6 +200,25 @@ impl<'lab> Room<'lab> {
     /// Runs kubectl by way of one machine's API server.
     pub fn kubectl_via(&self, name: &str, arguments: &[&str]) -> Result<String> {
         self.machine(name)?.kubectl(arguments)
+    }
+
+    /// `imgbuild node NAME` with these arguments.
+    pub fn imgbuild_node(&self, name: &str, arguments: &str) -> Result {
+        let port = self.machine(name)?.host_port(ports::AGENT)?;
+        self.cluster.imgbuild(&format!("node {name} --cluster lab --address 127.0.0.1:{port} {arguments}"))
+    }
+
+    /// The slots of a machine's disk, as its agent knows them once it has looked.
+    pub fn slots(&self, name: &str) -> Result<Vec<SlotStatus>> {
+        let machine = self.machine(name)?;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, machine.host_port(ports::AGENT)?));
+        let caller = Caller::of(self.cluster.definition(), organization::READER, OffsetDateTime::now_utc());
+        let client = Client::new(&caller.map_err(Failure::builder)?, name, address, ANSWER_LIMIT);
+        machine.eventually("the slots", || {
+            let status: AgentStatus =
+                client.get(path::STATUS).map_err(|trouble| Failure::Unexpected(trouble.to_string()))?;
+            expect(!status.slots.is_empty(), "slots", "none").map(|()| status.slots)
+        })
     }
 
     /// `imgbuild` with these arguments, which asks the agents of the machines that are on.

@@ -11,6 +11,8 @@ use stories::{Failure, Result, StoryCluster, expect, story};
 const MASTER: [&str; 3] = ["agent", "etcd", "kube-apiserver"];
 /// Acknowledged before and after each trouble.
 const WRITES: usize = 50;
+/// The masters hold it among themselves.
+const VIRTUAL: &str = "192.0.2.100";
 
 fn definition() -> String {
     let machine = |name: &str, role: &str, number: u8| {
@@ -19,8 +21,8 @@ fn definition() -> String {
              network = {{ address = \"192.0.2.{number}/24\" }}\n"
         )
     };
-    (1..=3).map(|number| machine(&format!("m{number}"), "master", number)).collect::<String>()
-        + &machine("n1", "node", 11)
+    let masters: String = (1..=3).map(|number| machine(&format!("m{number}"), "master", number)).collect();
+    format!("virtual-address = {VIRTUAL:?}\n{masters}{}", machine("n1", "node", 11))
 }
 
 #[test]
@@ -71,9 +73,36 @@ fn masters_go_one_by_one_under_load_and_nothing_acknowledged_is_lost() {
             let is_etcds = |reason: &String| reason.contains("etcdserver: request timed out");
             let as_few = failed.len() <= 1 && failed.iter().all(is_etcds);
             expect(as_few, "at most the write that was on its way to the leader failed", failed.join("; "))?;
-            load.nothing_is_lost()
-        })
+            load.nothing_is_lost()?;
+            masters[stopped].power_on(&MASTER)?;
+            ready(&masters)
+        })?;
+        the_virtual_address_moves(&room, &cluster, &node, &mut masters)
     });
+}
+
+/// Its holder's power and cable go at once: another takes the address, and the API is reached by it again.
+fn the_virtual_address_moves(room: &Room, cluster: &StoryCluster, node: &Native, masters: &mut [Native]) -> Result {
+    let credentials = node.by_its_balancer(cluster)?;
+    let by_address =
+        || node.run(&format!("/usr/bin/kubectl {credentials} --server=https://{VIRTUAL}:6443 get --raw /readyz"));
+    node.eventually("the API by the virtual address", by_address)?;
+    let held = holders(masters)?;
+    expect(held.len() == 1, "one master with the address", held.len())?;
+    let moment = Instant::now();
+    room.set_cable(&masters[held[0]].name, false)?;
+    masters[held[0]].power_cut();
+    node.eventually("the API by the virtual address of another", by_address)?;
+    println!("the virtual address: reached again {} ms after its holder lost power", moment.elapsed().as_millis());
+    let now: Vec<usize> = holders(masters)?.into_iter().filter(|place| *place != held[0]).collect();
+    expect(now.len() == 1, "one other master with the address", now.len())
+}
+
+/// The places of the machines whose card has the virtual address.
+fn holders(masters: &[Native]) -> Result<Vec<usize>> {
+    let has = |master: &Native| master.addresses().map(|addresses| addresses.contains(&format!("inet {VIRTUAL}/")));
+    let all: Result<Vec<bool>> = masters.iter().map(has).collect();
+    Ok(all?.into_iter().enumerate().filter_map(|(place, has)| has.then_some(place)).collect())
 }
 
 /// Prints the figures; what failed.

@@ -12,11 +12,14 @@ mod table;
 use crate::api::Api;
 use crate::facts::{Facts, under};
 use crate::machine::{Status, say};
+use crate::roll::RollError;
 use crate::server::{Answer, Caller, Handler, Question};
-use crate::{certificates, claim, etcd, handover, join, pending, trust};
+use crate::upgrade::{Slots, UpgradeError, Upgrades};
+use crate::{certificates, claim, etcd, handover, join, pending, roll, trust};
 use hyper::StatusCode;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use spec::agent::{Accepted, AgentStatus, OrderAnswer, OrderRequest, VERSION};
+use spec::agent::{Accepted, AgentStatus, CordonRequest, OrderAnswer, OrderRequest, VERSION};
 use spec::paths;
 use spec::status::InitStatus;
 use std::fmt::Display;
@@ -33,6 +36,8 @@ pub struct NodeApi {
     /// Masters have it.
     pub member: Option<Rc<etcd::Member>>,
     pub api: Rc<Api>,
+    pub upgrades: Upgrades,
+    pub slots: Rc<Slots>,
 }
 
 impl Handler for NodeApi {
@@ -79,6 +84,15 @@ impl Handler for NodeApi {
                 Err(error) => Answer::refusal(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
             },
             (Call::EtcdRestore, Some(_)) => restore(&self.root, name, query, body),
+            (Call::Cordon, Some(_)) => self.cordon(caller, name, body).await,
+            (Call::Drain, Some(_)) => rolled(roll::drain(&self.api, name).await),
+            (Call::Lock, Some(_)) => match document(body) {
+                Ok(request) => {
+                    let locked = roll::lock(&self.api, &request, OffsetDateTime::now_utc()).await;
+                    rolled(locked.map(|()| Accepted { message: "locked".into() }))
+                }
+                Err(refusal) => refusal,
+            },
             (
                 Call::Report
                 | Call::Learner
@@ -91,12 +105,18 @@ impl Handler for NodeApi {
                 | Call::EtcdDefrag
                 | Call::EtcdOrder
                 | Call::EtcdSnapshot
-                | Call::EtcdRestore,
+                | Call::EtcdRestore
+                | Call::Cordon
+                | Call::Drain
+                | Call::Lock,
                 None,
             ) => {
                 let reason = format!("{} is no master: {path} is for masters", self.facts.identity.name);
                 Answer::refusal(StatusCode::NOT_FOUND, reason)
             }
+            (Call::Upgrade, _) => Answer::of(&self.upgrades.status()),
+            (Call::TakeUpgrade, _) => self.take_upgrade(caller, query, body),
+            (Call::UpgradeChunk, _) => self.upgrade_chunk(name, query, body).await,
             (Call::Trust, _) => match trust::current(&self.facts, &self.root, OffsetDateTime::now_utc()) {
                 Ok(trust) => Answer::of(&trust),
                 Err(error) => Answer::refusal(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
@@ -137,6 +157,38 @@ impl NodeApi {
         Answer::of(&Accepted { message: "these authorities are trusted from now on".into() })
     }
 
+    async fn cordon(&self, caller: &Caller, node: &str, body: &[u8]) -> Answer {
+        let CordonRequest { unschedulable } = match document(body) {
+            Ok(request) => request,
+            Err(refusal) => return refusal,
+        };
+        let message = if unschedulable { "takes no new pods" } else { "takes pods again" };
+        let message = format!("{node} {message}");
+        let done = roll::cordon(&self.api, node, unschedulable).await;
+        if done.is_ok() {
+            say(format!("{message}; asked by {} ({})", caller.name, caller.organization));
+        }
+        rolled(done.map(|()| Accepted { message }))
+    }
+
+    fn take_upgrade(&self, caller: &Caller, query: &str, body: &[u8]) -> Answer {
+        let Some(("signature", signature)) = query.split_once('=') else {
+            return bad(&format!("{query:?}: signature=HEX is wanted"));
+        };
+        accepted(self.upgrades.begin(&self.facts, &self.slots, caller, body, signature))
+    }
+
+    async fn upgrade_chunk(&self, digest: &str, query: &str, body: &[u8]) -> Answer {
+        if query == "last=1" {
+            return accepted(self.upgrades.finish(digest));
+        }
+        let asked = query.strip_prefix("file=").and_then(|rest| rest.split_once("&chunk="));
+        let Some((file, Ok(number))) = asked.map(|(file, number)| (file, number.parse())) else {
+            return bad(&format!("{query:?}: file=NAME&chunk=NUMBER or last=1 is wanted"));
+        };
+        accepted(self.upgrades.chunk(digest, file, number, body).await.map(|()| "written".into()))
+    }
+
     fn status(&self) -> Answer {
         let member = self.member.as_ref().and_then(|member| member.cluster());
         let mut init = init_status(&self.root);
@@ -148,7 +200,23 @@ impl NodeApi {
             node: self.status.current(),
             init,
             certificates: certificates::ends(&self.root),
+            slots: self.slots.current(),
         })
+    }
+}
+
+fn rolled<T: Serialize>(outcome: Result<T, RollError>) -> Answer {
+    match outcome {
+        Ok(document) => Answer::of(&document),
+        Err(error @ RollError::Held { .. }) => Answer::refusal(StatusCode::CONFLICT, error.to_string()),
+        Err(error @ RollError::Api(_)) => Answer::refusal(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+    }
+}
+
+fn accepted(outcome: Result<String, UpgradeError>) -> Answer {
+    match outcome {
+        Ok(message) => Answer::of(&Accepted { message }),
+        Err(error) => Answer::refusal(StatusCode::CONFLICT, error.to_string()),
     }
 }
 
@@ -270,6 +338,8 @@ mod tests {
             status: Rc::new(Status::new(Default::default())),
             member: None,
             api: Rc::new(Api::new(([127, 0, 0, 1], 9).into(), "localhost", tls)),
+            upgrades: Upgrades::new(root.path()),
+            slots: Rc::default(),
         });
         let listener = server::listen(([127, 0, 0, 1], 0).into()).await.unwrap();
         let address = listener.local_addr().unwrap();

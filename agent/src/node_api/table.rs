@@ -31,6 +31,12 @@ pub enum Call {
     EtcdOrder,
     EtcdSnapshot,
     EtcdRestore,
+    Upgrade,
+    TakeUpgrade,
+    UpgradeChunk,
+    Cordon,
+    Drain,
+    Lock,
 }
 
 #[derive(Debug)]
@@ -53,7 +59,7 @@ const MASTERS_AND_READERS: &[&str] =
 const MEMBERS_AND_READERS: &[&str] =
     &[organization::MASTER, organization::NODE, organization::READER, organization::OPERATOR, organization::ADMIN];
 
-pub static TABLE: [Endpoint; 24] = [
+pub static TABLE: [Endpoint; 30] = [
     get(path::REPORT, MASTERS, Call::Report),
     post(path::LEARNER, MASTERS, Call::Learner),
     post(path::JOIN, JOINERS, Call::Join),
@@ -78,6 +84,12 @@ pub static TABLE: [Endpoint; 24] = [
     post(path::ETCD_ORDER, ADMINS, Call::EtcdOrder),
     get(path::ETCD_SNAPSHOT, ADMINS, Call::EtcdSnapshot),
     post(path::ETCD_RESTORE, ADMINS, Call::EtcdRestore),
+    get(path::UPGRADE, READERS, Call::Upgrade),
+    post(path::UPGRADE, OPERATORS, Call::TakeUpgrade),
+    post(path::UPGRADE_CHUNK, OPERATORS, Call::UpgradeChunk),
+    post(path::CORDON, OPERATORS, Call::Cordon),
+    post(path::DRAIN, OPERATORS, Call::Drain),
+    post(path::LOCK, OPERATORS, Call::Lock),
 ];
 
 const fn get(path: &'static str, callers: &'static [&'static str], call: Call) -> Endpoint {
@@ -171,6 +183,12 @@ mod tests {
                 "POST /v1/etcd/order a",
                 "GET /v1/etcd/snapshot a",
                 "POST /v1/etcd/restore/{name} a",
+                "GET /v1/upgrade roa",
+                "POST /v1/upgrade oa",
+                "POST /v1/upgrade/{name} oa",
+                "POST /v1/nodes/{name}/cordon oa",
+                "POST /v1/nodes/{name}/drain oa",
+                "POST /v1/lock oa",
             ]
         );
     }

@@ -100,7 +100,7 @@ pub(super) struct KubeconfigArguments {
 }
 
 /// A number of minutes, hours or days.
-fn life(text: &str) -> std::result::Result<Duration, String> {
+pub(super) fn life(text: &str) -> std::result::Result<Duration, String> {
     let wanted = || "a number and m, h or d are wanted, such as 30m, 8h or 7d".to_owned();
     let unit = match text.chars().last() {
         Some('m') => Duration::MINUTE,

@@ -1,6 +1,7 @@
 //! The command line: syntax here, one file a subcommand, meaning in [`crate::request`].
 
 mod build;
+mod bundle;
 mod burn;
 mod check;
 mod cluster;
@@ -9,10 +10,12 @@ mod doctor;
 mod etcd;
 mod explain;
 mod fetch;
+mod key;
 mod lock;
 mod man;
 mod node;
 mod run;
+mod upgrade;
 mod vendor;
 
 use crate::error::{Error, Result, render};
@@ -39,6 +42,9 @@ Examples:
   imgbuild explain --profile master            every value with the line that it came from
   imgbuild cluster new lab --masters 3         a cluster definition and its secrets, clusters/lab
   imgbuild cluster status lab                  every machine of it that runs, on one screen
+  imgbuild bundle out/master                   a signed bundle of that build
+  imgbuild node master-1 upgrade FILE          write it to the machine's other slot, and restart into it
+  imgbuild upgrade --cluster lab FILE FILE      the same for each machine of a cluster, one after the other
   imgbuild node master-1 logs etcd -f          what a service of a machine says, and goes on to say
   imgbuild doctor                              what this host lacks, and the command that mends it
 
@@ -67,11 +73,18 @@ enum Command {
     Run(run::RunArguments),
     /// Write an image to sticks, or list the disks that can be pulled out
     Burn(burn::BurnArguments),
+    /// Make a signed upgrade bundle out of a build
+    Bundle(bundle::BundleArguments),
+    /// The key that bundles are signed with
+    #[command(subcommand)]
+    Key(key::KeyCommand),
     /// Clusters: make, check and show definitions; status and orders of those that run
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
     /// One machine that runs: status, logs, hardware, reboot, reset
     Node(node::NodeArguments),
+    /// Roll a new image through a cluster, one machine after the other
+    Upgrade(upgrade::UpgradeArguments),
     /// A cluster's etcd
     #[command(subcommand)]
     Etcd(etcd::EtcdCommand),
@@ -207,8 +220,11 @@ fn execute(cli: &Cli) -> Result<()> {
         Command::Explain(arguments) => explain::execute(&context, arguments),
         Command::Run(arguments) => run::execute(context, arguments),
         Command::Burn(arguments) => burn::execute(&context, arguments),
+        Command::Bundle(arguments) => bundle::execute(&context, arguments),
+        Command::Key(command) => key::execute(&context, command),
         Command::Cluster(command) => cluster::execute(&context, command),
         Command::Node(arguments) => node::execute(&context, arguments),
+        Command::Upgrade(arguments) => upgrade::execute(&context, arguments),
         Command::Etcd(command) => etcd::execute(&context, command),
         Command::Doctor => doctor::execute(&context),
         Command::Lock(arguments) => lock::execute(&context, arguments),

@@ -3,7 +3,8 @@
 use super::{print, print_json};
 use crate::cluster::{DEFAULT, Definition};
 use crate::error::{Error, Result};
-use crate::node::{Caller, Client, Trouble, parse_address, text};
+use crate::node::{Caller, Client, Trouble, Upgrade, parse_address, text};
+use crate::release::Bundle;
 use crate::request::Context;
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -12,6 +13,7 @@ use spec::agent::{Accepted, PowerRequest, ResetRequest, organization, path};
 use spec::cluster::Role;
 use std::io::{BufRead, BufReader, ErrorKind, IsTerminal, Write};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 use time::OffsetDateTime;
 
@@ -63,6 +65,8 @@ enum NodeCommand {
     Reboot(Force),
     /// Power off, pods first
     Shutdown(Force),
+    /// Write a bundle to the slot that does not run, reboot into it and wait until it is good
+    Upgrade(UpgradeArguments),
     /// Reboot and make the state anew: everything on the state partition is lost
     Reset {
         /// The machine's name once more, instead of being asked for it
@@ -71,6 +75,17 @@ enum NodeCommand {
         #[command(flatten)]
         force: Force,
     },
+}
+
+#[derive(Args)]
+struct UpgradeArguments {
+    /// Made by `imgbuild bundle`
+    bundle: PathBuf,
+    /// Leave the reboot to somebody else
+    #[arg(long)]
+    no_reboot: bool,
+    #[command(flatten)]
+    force: Force,
 }
 
 #[derive(Args, Clone, Copy)]
@@ -96,6 +111,7 @@ pub(super) fn execute(context: &Context, arguments: &NodeArguments) -> Result<()
         NodeCommand::Certificates => machine.show(path::CERTIFICATES, |ends| text::certificates(ends, now)),
         NodeCommand::Reboot(force) => machine.take_down(path::REBOOT, *force),
         NodeCommand::Shutdown(force) => machine.take_down(path::SHUTDOWN, *force),
+        NodeCommand::Upgrade(arguments) => machine.upgrade(arguments),
         NodeCommand::Reset { confirm, force } => machine.reset(confirm.as_deref(), *force),
     }
 }
@@ -155,6 +171,20 @@ impl Machine<'_> {
                 Ok(()) => {}
             }
         }
+    }
+
+    fn upgrade(&self, UpgradeArguments { bundle, no_reboot, force }: &UpgradeArguments) -> Result<()> {
+        let bundle = Bundle::open(bundle)?;
+        let progress = &self.context.progress;
+        let upgrade = Upgrade { client: self.client(organization::OPERATOR)?, bundle: &bundle, progress };
+        let before = upgrade.running_slot()?;
+        upgrade.write()?;
+        if *no_reboot {
+            progress.note(&format!("{}: the next boot is from slot {}", self.name, before.other().letter()));
+            return Ok(());
+        }
+        self.take_down(path::REBOOT, *force)?;
+        upgrade.wait(before)
     }
 
     fn take_down(&self, path: &str, Force { force }: Force) -> Result<()> {

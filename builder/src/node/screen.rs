@@ -131,6 +131,7 @@ mod tests {
                 ("machine/agent".to_owned(), NOW + 243 * DAY),
             ]
             .into(),
+            slots: Vec::new(),
         };
         let address = Some(([192, 0, 2, last], 7443).into());
         Seen { name: name.into(), role, address, status: Some(status), trouble: None }

@@ -4,7 +4,10 @@ use super::screen;
 use super::survey::{first_end, state_word};
 use super::table::table;
 use indicatif::HumanBytes;
-use spec::agent::{AgentStatus, Certificates, Disks, EtcdMember, KernelMessage, Network, PendingMachine, Process};
+use spec::agent::{
+    AgentStatus, Certificates, Disks, EtcdMember, KernelMessage, Network, PendingMachine, Process, SlotState,
+    SlotStatus,
+};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -35,6 +38,10 @@ pub fn status(status: &AgentStatus, now: i64) -> String {
     for stage in status.init.stages.iter().filter(|stage| stage.error.is_some()) {
         text.push_str(&format!("{:<13} {}: {}\n", "boot", stage.name, word(&stage.error)));
     }
+    let slots: Vec<String> = status.slots.iter().map(slot).collect();
+    if !slots.is_empty() {
+        text.push_str(&format!("{:<13} {}\n", "slots", slots.join(", ")));
+    }
     for (key, wanted, found) in &status.init.sysctl_failures {
         text.push_str(&format!("{:<13} {key} is {found}, wanted {wanted}\n", "sysctl"));
     }
@@ -53,6 +60,16 @@ pub fn status(status: &AgentStatus, now: i64) -> String {
         })
         .collect();
     format!("{text}\n{}", table(["SERVICE", "STATE", "PID", "RESTARTS", "DETAIL"], &rows))
+}
+
+/// `b (good, runs)`
+fn slot(slot: &SlotStatus) -> String {
+    let state = match slot.state {
+        SlotState::Good => "good",
+        SlotState::Trial => "on trial",
+        SlotState::Bad => "bad",
+    };
+    format!("{} ({state}{})", slot.slot.letter(), if slot.running { ", runs" } else { "" })
 }
 
 /// Seconds since kernel start, and the message.
@@ -175,6 +192,7 @@ fn in_days(days: i64) -> String {
 mod tests {
     use super::*;
     use spec::agent::{Disk, Interface, Mount, Route, VERSION};
+    use spec::layout::Slot;
     use spec::status::{InitStatus, NodeStatus, ServiceState, ServiceStatus, StageStatus};
 
     const NOW: i64 = 1_795_000_000;
@@ -189,6 +207,7 @@ mod tests {
             since_ms: 0,
             detail: detail.map(str::to_owned),
         };
+        let slot = |slot, generation, state, running| SlotStatus { slot, generation, state, running };
         let found = AgentStatus {
             version: VERSION,
             image: "0.1.0-4f2a".into(),
@@ -214,9 +233,10 @@ mod tests {
                     service("etcd", ServiceState::Waiting, None, Some("waits for /etc/etcd/etcd.yaml")),
                 ],
                 sysctl_failures: vec![("vm.swappiness".into(), "0".into(), "60".into())],
-                shutting_down: false,
+                ..InitStatus::default()
             },
             certificates: [("machine/agent".to_owned(), NOW + 100 * DAY)].into(),
+            slots: vec![slot(Slot::B, 2, SlotState::Trial, true), slot(Slot::A, 1, SlotState::Good, false)],
         };
         insta::assert_snapshot!(status(&found, NOW));
     }

@@ -49,24 +49,32 @@ pub(super) fn write(tree: &mut Tree, ingredients: &Ingredients) -> Result<(), Er
             node.mode = mode;
         }
     }
-    let image = ingredients.image;
     for (path, text) in [
-        ("/usr/lib/os-release", os_release(image)),
-        (paths::IMAGE_FILE, json(image)),
         (paths::SYSCTL_FILE, json(&ingredients.settings)),
         (paths::FIREWALL_FILE, ingredients.firewall.to_owned()),
-        ("/etc/containerd/conf.d/images.toml", containerd_images(&image.pause_image)),
+        ("/etc/containerd/conf.d/images.toml", containerd_images(&ingredients.image.pause_image)),
     ] {
         tree.insert(path, Node::file(text, 0o644, &origin))?;
     }
     tree.insert("/etc/os-release", Node::symlink("../usr/lib/os-release", &origin))?;
     tree.insert("/etc/mtab", Node::symlink("../proc/self/mounts", &origin))?;
-    let issue = format!("{}\n", pretty_name(image));
-    let defaults = DEFAULTS.iter().map(|(path, text)| (*path, (*text).to_owned()));
-    for (path, text) in defaults.chain([("/etc/issue", issue)]) {
-        if !tree.get(path).is_some_and(|node| node.origin.starts_with("overlay")) {
-            tree.insert(path, Node::file(text, 0o644, &origin))?;
-        }
+    for (path, text) in DEFAULTS {
+        write_default(tree, path, text)?;
+    }
+    name(tree, ingredients.image)
+}
+
+/// What the image says about itself, its version too.
+pub(super) fn name(tree: &mut Tree, image: &Image) -> Result<(), Error> {
+    for (path, text) in [("/usr/lib/os-release", os_release(image)), (paths::IMAGE_FILE, json(image))] {
+        tree.insert(path, Node::file(text, 0o644, &"generated".into()))?;
+    }
+    write_default(tree, "/etc/issue", &format!("{}\n", pretty_name(image)))
+}
+
+fn write_default(tree: &mut Tree, path: &str, text: &str) -> Result<(), Error> {
+    if !tree.get(path).is_some_and(|node| node.origin.starts_with("overlay")) {
+        tree.insert(path, Node::file(text, 0o644, &"generated".into()))?;
     }
     Ok(())
 }
@@ -93,6 +101,12 @@ pub(super) fn os_release(image: &Image) -> String {
         pretty_name(image),
         image.role,
     )
+}
+
+/// The same for the loader. Its version is everybody's: systemd-boot would order two slots by it before it looks at their
+/// names, whose generation is the order (`spec::boot::Entry`).
+pub(super) fn os_release_of_uki(image: &Image) -> String {
+    format!("ID=imgbuild\nPRETTY_NAME=\"{}\"\nVERSION_ID=0\n", pretty_name(image))
 }
 
 /// Our own types always become JSON.

@@ -14,6 +14,7 @@ mod packages;
 mod stage;
 mod trim;
 mod users;
+mod version;
 
 pub use images::OciSource;
 pub use packages::kernel_of;

@@ -69,7 +69,7 @@ pub fn assemble(inputs: &Inputs) -> Result<Rooted> {
     let modules = select_modules(profile, &kernel, &load)?;
     let settings = sysctl::settings(profile);
     check_sysctls(inputs, &cache, &kernel, &modules, &load, &settings)?;
-    let image = describe(inputs, &kernel)?;
+    let mut image = describe(inputs, &kernel)?;
     let composed = compose(&Ingredients {
         profile: &profile.merged,
         packages: inputs.packages,
@@ -84,7 +84,11 @@ pub fn assemble(inputs: &Inputs) -> Result<Rooted> {
         settings: &settings,
         firewall: &firewall::ruleset(&profile.merged)?,
     });
-    let Composed { tree, warnings } = composed.map_err(of_root)?;
+    let Composed { mut tree, warnings } = composed.map_err(of_root)?;
+    let lock = inputs.lock.digest().map_err(Error::from_failure)?;
+    image.version = super::version::of(&lock, &tree, &profile.merged.kernel.command_line)
+        .map_err(|error| Error::because("the image's version cannot be made", error))?;
+    super::generated::name(&mut tree, &image).map_err(of_root)?;
     for warning in warnings {
         inputs.context.progress.warn(&warning);
     }
@@ -92,7 +96,7 @@ pub fn assemble(inputs: &Inputs) -> Result<Rooted> {
         initramfs: make_initramfs(inputs, &kernel)?,
         microcode: make_microcode(inputs)?,
         kernel: kernel.image.clone(),
-        os_release: super::generated::os_release(&image),
+        os_release: super::generated::os_release_of_uki(&image),
         image,
         tree,
     })
@@ -216,10 +220,8 @@ impl Made {
 }
 
 fn describe(inputs: &Inputs, kernel: &Package) -> Result<Image> {
-    let lock = inputs.lock.digest().map_err(Error::from_failure)?.to_string();
     let kubernetes = inputs.components.iter().find(|built| built.component == KUBERNETES);
     Ok(Image {
-        version: format!("{}-{}", env!("CARGO_PKG_VERSION"), &lock[..12]),
         epoch: inputs.epoch,
         kubernetes_version: kubernetes.map_or_else(String::new, |built| built.version.clone()),
         kernel_release: kernel.release.clone(),
@@ -269,6 +271,10 @@ fn files(inputs: &Inputs, cache: &Cache) -> Result<BTreeMap<String, Node>> {
             let origin: Arc<str> = format!("url:{path}").into();
             files.insert(path.clone(), url::node(&fetcher, source, &origin).map_err(Error::from_failure)?);
         }
+    }
+    if let Some(key) = crate::release::public_key(&inputs.context.project)? {
+        let path = format!("{}/release.pem", spec::paths::RELEASE_KEYS_DIR);
+        files.insert(path, Node::file(key.into_bytes(), 0o644, &"release key".into()));
     }
     let origin: Arc<str> = "profile".into();
     for (path, source) in &profile.files {

@@ -37,7 +37,7 @@ pub(super) struct Section {
     header: usize,
     address: u32,
     raw_size: u32,
-    raw_offset: u32,
+    pub raw_offset: u32,
 }
 
 /// A PE32+ program for x86-64 whose headers have been checked to lie within the file.

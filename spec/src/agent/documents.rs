@@ -1,11 +1,103 @@
 //! What people and their tools read and ask for through the agents' API: one type a document. Times
 //! are seconds since the epoch, sizes bytes. docs/node-api.yaml describes the same for other tools.
 
+use crate::layout::Slot;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// `path::CERTIFICATES`: name below PKI_DIR and end of life.
 pub type Certificates = BTreeMap<String, i64>;
+
+/// What the loader holds of a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SlotState {
+    Good,
+    /// Nobody has called it good yet; the loader starts it a few times.
+    Trial,
+    Bad,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SlotStatus {
+    pub slot: Slot,
+    /// Counts the writes of slots on this machine.
+    pub generation: u32,
+    pub state: SlotState,
+    /// The machine runs from it.
+    pub running: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UpgradePhase {
+    /// No bundle has come since the agent started.
+    #[default]
+    None,
+    /// The other slot is emptied, and what the machine has already is copied into it.
+    Copying,
+    /// The chunks in `missing` are waited for.
+    Receiving,
+    /// What was written is read back, and the boot files are written.
+    Checking,
+    /// The other slot is on trial: the next boot takes it.
+    Written,
+    Failed,
+}
+
+/// `path::UPGRADE`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct Upgrade {
+    pub phase: UpgradePhase,
+    /// SHA-256 of the bundle's manifest.
+    pub digest: String,
+    /// Of the image in it.
+    pub version: String,
+    /// Bytes of the payload, and of those what the machine had or was sent.
+    pub size: u64,
+    pub present: u64,
+    /// File of the payload -> numbers of its chunks, from 0.
+    pub missing: BTreeMap<String, Vec<u32>>,
+    /// Why it failed.
+    pub reason: Option<String>,
+}
+
+/// `path::CORDON`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct CordonRequest {
+    pub unschedulable: bool,
+}
+
+/// `path::DRAIN`: what is still on the node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Drained {
+    pub remaining: Vec<RemainingPod>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct RemainingPod {
+    pub namespace: String,
+    pub name: String,
+    /// What keeps it.
+    pub why: String,
+}
+
+/// `path::LOCK`: one roll through the cluster at a time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct LockRequest {
+    pub holder: String,
+    /// For how long it is held unless it is asked for again.
+    pub seconds: u32,
+    /// Give it back.
+    #[serde(default)]
+    pub release: bool,
+}
 
 /// A message of the kernel: `path::DMESG` is a list of them, the oldest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,8 +1,9 @@
 //! `cargo bench -p stories`: sizes, build times, boot times and memory of the master, as the Markdown
 //! table of docs/benchmarks.md. Takes most of an hour; nothing else should run beside it.
 //!
-//! `cargo bench -p stories -- sizes builds burn boots boots-one memory` picks chapters.
+//! `cargo bench -p stories -- sizes builds burn boots boots-one memory agent` picks chapters.
 
+mod agent;
 mod bare;
 mod boots;
 mod builds;
@@ -30,13 +31,14 @@ impl Row {
 
 type Chapter = fn(&Lab) -> Result<Vec<Row>>;
 
-const CHAPTERS: [(&str, Chapter); 6] = [
+const CHAPTERS: [(&str, Chapter); 7] = [
     ("sizes", sizes::measure),
     ("builds", builds::measure),
     ("burn", burn::measure),
     ("boots", boots::measure_two),
     ("boots-one", boots::measure_one),
     ("memory", memory::measure),
+    ("agent", agent::measure),
 ];
 
 fn median(figures: impl Iterator<Item = f64>) -> f64 {

@@ -14,4 +14,5 @@ mod state_disk;
 mod static_address;
 mod stick;
 mod three_masters;
+mod upgrade;
 mod verity_flip;

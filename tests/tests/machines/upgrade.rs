@@ -1,0 +1,86 @@
+//! A machine takes a new image while it runs, and falls back from one that does not come up.
+
+use bundle::ReleaseKey;
+use spec::agent::{SlotState, SlotStatus};
+use spec::boot::{TRIES, UKI_FOLDER};
+use spec::layout::{Partition, Slot};
+use std::path::{Path, PathBuf};
+use stories::{Computer, Failure, Lab, MASTER, NEXT_MASTER, PartitionFile, Result, Room, expect, story};
+
+/// In the first block of the root: every mount reads it.
+const EROFS_SUPERBLOCK: u64 = 1024;
+
+#[test]
+fn a_master_takes_a_bundle_and_falls_back_from_one_that_does_not_come_up() {
+    story("upgrade", |lab| {
+        let (first, next) = (lab.bundle(MASTER, "first")?, lab.bundle(NEXT_MASTER, "next")?);
+        let mut room = Room::new(lab, 1, 0)?;
+        room.power_on_all_to_ready()?;
+        let node = room.machine("m1")?.node_uids()?;
+        what_is_not_for_this_machine_is_refused(lab, &room, &first, &next)?;
+
+        room.imgbuild_node("m1", &format!("upgrade {}", next.display()))?;
+        let m1 = room.machine("m1")?;
+        m1.wait_ready()?;
+        m1.kubectl(&["get", "configmap", "next"])?;
+        expect(m1.node_uids()? == node, "the same node", m1.node_uids()?)?;
+
+        // Back to the first image, and on the way a bit of it turns over: the kernel panics, again and again.
+        room.imgbuild_node("m1", &format!("upgrade {} --no-reboot", first.display()))?;
+        let m1 = room.machine_mut("m1")?;
+        m1.power_button()?;
+        qemu::disk::flip_bit(m1.disk(), Partition::RootA.offset() + EROFS_SUPERBLOCK + 40, 3)?;
+        m1.power_on()?;
+        for _ in 0..TRIES {
+            m1.wait_for_event("RESET", 180)?;
+        }
+        it_fell_back(&room, &node)?;
+
+        // The same with a kernel that does not load: the firmware comes back to the loader.
+        room.imgbuild_node("m1", &format!("upgrade {} --no-reboot", first.display()))?;
+        let m1 = room.machine_mut("m1")?;
+        m1.power_button()?;
+        no_kernel_in_the_uki(m1, &lab.image(MASTER)?.beside("imgbuild.efi"))?;
+        m1.power_on()?;
+        it_fell_back(&room, &node)
+    });
+}
+
+fn it_fell_back(room: &Room, node: &str) -> Result {
+    let m1 = room.machine("m1")?;
+    m1.wait_for_console("stage services", 300)?;
+    m1.wait_ready()?;
+    let slots: Vec<SlotStatus> = room.slots("m1")?;
+    let states: Vec<_> = slots.iter().map(|slot| (slot.slot, slot.state, slot.running)).collect();
+    let wanted = [(Slot::B, SlotState::Good, true), (Slot::A, SlotState::Bad, false)];
+    expect(states == wanted, "slot b, which is good, and slot a, which is bad", format!("{states:?}"))?;
+    m1.kubectl(&["get", "configmap", "next"])?;
+    expect(m1.node_uids()? == node, "the same node", m1.node_uids()?)
+}
+
+/// Overwrites the kernel in slot A's UKI, which the loader still lists.
+fn no_kernel_in_the_uki(m1: &Computer, uki: &Path) -> Result {
+    let bytes = std::fs::read(uki).map_err(Failure::file(uki, "read"))?;
+    let places = images::uki::places(&bytes).map_err(|error| Failure::Unexpected(error.to_string()))?;
+    let kernel = places.iter().find(|(section, _, _)| section == ".linux");
+    let (_, offset, _) = kernel.ok_or_else(|| Failure::Unexpected("the UKI has no kernel".into()))?;
+    let mut esp = PartitionFile::open(m1.disk(), Partition::Esp)?;
+    let entry = slots::entry(&mut esp, Slot::A).map_err(|error| Failure::Unexpected(error.to_string()))?;
+    esp.overwrite(&format!("{UKI_FOLDER}/{entry}"), *offset, &[0; 4096])
+}
+
+fn what_is_not_for_this_machine_is_refused(lab: &Lab, room: &Room, first: &PathBuf, next: &PathBuf) -> Result {
+    let refused =
+        |bundle: &PathBuf, word: &str| match room.imgbuild_node("m1", &format!("upgrade {}", bundle.display())) {
+            Ok(()) => Err(Failure::Unexpected(format!("{} was taken", bundle.display()))),
+            Err(failure) => expect(failure.to_string().contains(word), word, failure),
+        };
+    refused(first, "runs that image already")?;
+    let cut = lab.folder().join("cut.bundle");
+    let whole = std::fs::read(next).map_err(Failure::file(next, "read"))?;
+    std::fs::write(&cut, &whole[..whole.len() / 2]).map_err(Failure::file(&cut, "write"))?;
+    refused(&cut, "is cut short")?;
+    let (other, _) = ReleaseKey::generate().map_err(|error| Failure::Unexpected(error.to_string()))?;
+    let foreign = lab.bundle_signed(NEXT_MASTER, "foreign", &other)?;
+    refused(&foreign, "none of the 1 release keys")
+}
