@@ -10,7 +10,7 @@ pub fn text(bytes: &[u8]) -> String {
 /// The other way; `None` where it is something else.
 pub fn bytes(text: &str) -> Option<Vec<u8>> {
     let digits = text.as_bytes();
-    let is_hex = digits.len() % 2 == 0 && digits.iter().all(u8::is_ascii_hexdigit);
+    let is_hex = digits.len().is_multiple_of(2) && digits.iter().all(u8::is_ascii_hexdigit);
     let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
     is_hex.then(|| digits.chunks(2).map(byte).collect()).flatten()
 }

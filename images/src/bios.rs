@@ -131,6 +131,8 @@ if serial --unit=0 --speed=115200; then
     terminal_output console serial
 fi
 set environment=/ENVIRONMENT
+set order="a b"
+set fallback="b a"
 load_env --file "$environment" order fallback trial next
 if [ "$trial" = "0" ]; then
     set order="$fallback"

@@ -264,6 +264,7 @@ impl Life {
         // Making or checking the file system leaves a processor idle: the image's modules load meanwhile.
         let mounted = std::thread::scope(|scope| {
             scope.spawn(|| load_listed(&self.loader, |_| ()));
+            scope.spawn(|| crate::disk::esp::check(&self.handover.disk));
             state::bring_up(&self.handover.disk, named.as_deref(), &self.machine.owner(), &self.watch)
         })?;
         crate::random::restore();

@@ -77,7 +77,9 @@ pub fn entries<D: Device>(device: &mut D) -> Result<Vec<Entry>, Error> {
 }
 
 fn names<D: Read + Write + Seek>(volume: &FileSystem<D>, folder: &str) -> io::Result<Vec<String>> {
-    volume.root_dir().open_dir(folder)?.iter().map(|entry| entry.map(|entry| entry.file_name())).collect()
+    let root = volume.root_dir();
+    let folder = if folder.is_empty() { root } else { root.open_dir(folder)? };
+    folder.iter().map(|entry| entry.map(|entry| entry.file_name())).collect()
 }
 
 /// The entry of a slot.
@@ -111,6 +113,11 @@ pub fn empty<D: Device>(device: &mut D, slot: Slot) -> Result<(), Error> {
         change(device, &path, |volume| volume.root_dir().remove(&path))?;
     }
     let there = look(device, GRUB_FOLDER, |volume| names(volume, GRUB_FOLDER))?;
+    // fsck.fat keeps the clusters that belonged to no file as files.
+    let root = look(device, "/", |volume| names(volume, ""))?;
+    for found in root.iter().filter(|name| name.starts_with("FSCK") && name.to_ascii_uppercase().ends_with(".REC")) {
+        change(device, found, |volume| volume.root_dir().remove(found))?;
+    }
     for path in grub_files(slot).iter().filter(|path| there.iter().any(|name| path.ends_with(&format!("/{name}")))) {
         change(device, path, |volume| volume.root_dir().remove(path))?;
     }

@@ -162,6 +162,20 @@ fn it_never_fills_up() {
 }
 
 #[test]
+fn what_fsck_has_saved_goes_with_the_slot() {
+    let mut disk = esp();
+    {
+        let volume = FileSystem::new(&mut disk, FsOptions::new()).unwrap();
+        volume.root_dir().create_file("FSCK0000.REC").unwrap().write_all(&[1; 50_000]).unwrap();
+    }
+    empty(&mut disk, Slot::B).unwrap();
+    disk.rewind().unwrap();
+    let names = look(&mut disk, "", |volume| names(volume, "")).unwrap();
+    assert!(names.contains(&"EFI".to_owned()) && !names.iter().any(|name| name.contains("FSCK")), "{names:?}");
+    assert_eq!(entries(&mut disk).unwrap().len(), 1);
+}
+
+#[test]
 fn what_has_no_room_is_refused_before_it_is_written() {
     let mut disk = esp();
     let wanted = 80 << 20;

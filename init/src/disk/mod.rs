@@ -1,6 +1,7 @@
 //! Disks: their partition tables, the verified root, the state partition.
 
 pub mod block;
+pub mod esp;
 pub mod mapper;
 pub mod probe;
 pub mod state;

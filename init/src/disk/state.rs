@@ -389,7 +389,8 @@ fn ext4_size(device: &mut (impl Read + Seek)) -> Option<u64> {
 }
 
 /// Runs a file-system tool on a device. Status and the output's lines joined.
-fn run(program: &str, arguments: &[&str], device: &Path) -> Result<(i32, String), String> {
+/// Runs a program on a device: its exit status and what it said, in one line.
+pub(super) fn run(program: &str, arguments: &[&str], device: &Path) -> Result<(i32, String), String> {
     let output =
         Command::new(program).args(arguments).arg(device).env_clear().env("PATH", "/usr/sbin:/usr/bin").output();
     let output = output.map_err(|error| format!("{program} cannot be started: {error}"))?;

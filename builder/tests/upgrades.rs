@@ -1,0 +1,269 @@
+//! Bundles, and machines that take them: stand-ins for their agents that do as the real ones say they do.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use bundle::{Manifest, PAYLOAD, ROOT, Range, ReleaseKey, UKI, chunks_of};
+use serde_json::json;
+use spec::image::Image;
+use std::sync::{Arc, Mutex};
+use support::agents::Agent;
+use support::{Project, says};
+
+/// What the machines did, in order.
+type Log = Arc<Mutex<Vec<String>>>;
+
+/// A machine that runs slot A.
+struct Machine {
+    name: &'static str,
+    role: &'static str,
+    /// The new slot does not come up.
+    falls_back: bool,
+    in_slot_b: bool,
+    trial_looks: u32,
+    phase: &'static str,
+    missing: Vec<u32>,
+}
+
+const OLD: &str = "0.1.0-old";
+const NEW: &str = "0.1.0-new";
+/// The one that leads etcd.
+const LEADER: &str = "m1";
+
+impl Machine {
+    fn new(name: &'static str, falls_back: bool) -> Machine {
+        let role = if name.starts_with('m') { "master" } else { "node" };
+        Machine { name, role, falls_back, in_slot_b: false, trial_looks: 0, phase: "none", missing: Vec::new() }
+    }
+
+    fn status(&mut self) -> String {
+        self.trial_looks = self.trial_looks.saturating_sub(1);
+        let slot = |slot: &str, generation: u32, state: &str, running: bool| json!({"slot": slot, "generation": generation, "state": state, "running": running});
+        let state = if self.trial_looks > 0 { "trial" } else { "good" };
+        let slots = match (self.phase, self.in_slot_b) {
+            (_, true) => json!([slot("b", 2, state, true), slot("a", 1, "good", false)]),
+            ("gone", false) => json!([slot("a", 1, "good", true), slot("b", 2, "bad", false)]),
+            (_, false) => json!([slot("a", 1, "good", true)]),
+        };
+        json!({
+            "version": 1, "image": if self.in_slot_b { NEW } else { OLD }, "cluster-id": "c1",
+            "node": {"name": self.name, "role": self.role, "ready": true, "phase": "Ready",
+                     "etcd": (self.role == "master").then_some("healthy")},
+            "init": {"services": []}, "certificates": {"machine/agent": 4_000_000_000u64}, "slots": slots,
+        })
+        .to_string()
+    }
+
+    fn answer(&mut self, request: &str, log: &Log) -> (u16, String) {
+        let accepted = (200, json!({"message": "as you wish"}).to_string());
+        let say = |what: &str| log.lock().unwrap().push(format!("{} {what}", self.name));
+        let (path, query) = request.split_once('?').unwrap_or((request, ""));
+        match path {
+            "GET /v1/status" => (200, self.status()),
+            "GET /v1/etcd/members" => (200, members()),
+            "GET /v1/upgrade" => {
+                let (phase, missing) = (self.phase, json!({ROOT: self.missing}));
+                // What it does by itself takes one look.
+                match self.phase {
+                    "copying" => (self.phase, self.missing) = ("receiving", vec![0, 2]),
+                    "checking" => self.phase = "written",
+                    _ => {}
+                }
+                let document =
+                    json!({"phase": phase, "digest": "d1", "size": 1000, "present": 900, "missing": missing});
+                (200, document.to_string())
+            }
+            "POST /v1/upgrade" => {
+                assert_eq!(query.len(), "signature=".len() + 128);
+                self.phase = "copying";
+                accepted
+            }
+            "POST /v1/upgrade/d1" if query == "last=1" => {
+                assert!(self.missing.is_empty(), "everything was sent");
+                self.phase = "checking";
+                accepted
+            }
+            "POST /v1/upgrade/d1" => {
+                let number: u32 = query.strip_prefix("file=root.img&chunk=").unwrap().parse().unwrap();
+                self.missing.retain(|missing| *missing != number);
+                accepted
+            }
+            "POST /v1/reboot" => {
+                say("reboots");
+                assert_eq!(self.phase, "written");
+                (self.phase, self.in_slot_b, self.trial_looks) = ("gone", !self.falls_back, 2);
+                accepted
+            }
+            "POST /v1/lock" => accepted,
+            path => {
+                let Some((node, what)) = path.strip_prefix("POST /v1/nodes/").and_then(|rest| rest.split_once('/'))
+                else {
+                    return (404, json!({"reason": format!("there is no {request}")}).to_string());
+                };
+                log.lock().unwrap().push(format!("{node} {what}"));
+                match what {
+                    "drain" => (200, json!({"remaining": []}).to_string()),
+                    _ => accepted,
+                }
+            }
+        }
+    }
+}
+
+fn members() -> String {
+    let member = |name: &str| {
+        json!({
+            "id": name, "name": name, "peer-urls": [], "client-urls": [], "learner": false,
+            "health": {"leader": name == LEADER, "has-leader": true, "database-size": 1024, "errors": []},
+        })
+    };
+    json!([member("m1"), member("m2"), member("m3")]).to_string()
+}
+
+/// The cluster `lab` with its machines on, and a bundle for each role.
+struct Fleet {
+    project: Project,
+    log: Log,
+    addresses: Vec<String>,
+}
+
+const NAMES: [&str; 4] = ["m1", "m2", "m3", "n1"];
+
+impl Fleet {
+    fn new(fall_back: &[&str]) -> Fleet {
+        let project = Project::new();
+        let masters = ["m1=192.0.2.11/24", "m2=192.0.2.12/24", "m3=192.0.2.13/24"].map(|master| ["--master", master]);
+        project.done(&[&["cluster", "new", "lab"], masters.as_flattened()].concat());
+        let path = project.path("clusters/lab/cluster.toml");
+        let definition = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(path, format!("{definition}\n[[machine]]\nname = \"n1\"\nrole = \"node\"\n")).unwrap();
+        let log = Log::default();
+        let addresses = NAMES.map(|name| {
+            let (machine, log) = (Mutex::new(Machine::new(name, fall_back.contains(&name))), log.clone());
+            let agent = Agent::start(&project, name, move |request| machine.lock().unwrap().answer(request, &log));
+            agent.named(name)
+        });
+        for role in ["master", "node"] {
+            bundle_of(role, &project.path(&format!("{role}.bundle")));
+        }
+        Fleet { project, log, addresses: addresses.into() }
+    }
+
+    /// The arguments of a roll.
+    fn roll<'a>(&'a self, more: &[&'a str], bundles: &'a [String]) -> Vec<&'a str> {
+        let mut arguments = vec!["upgrade", "--cluster", "lab"];
+        arguments.extend(bundles.iter().map(String::as_str));
+        self.addresses.iter().for_each(|address| arguments.extend(["--address", address.as_str()]));
+        arguments.extend(more);
+        arguments
+    }
+
+    fn bundles(&self) -> Vec<String> {
+        ["master", "node"].map(|role| self.project.path(&format!("{role}.bundle")).display().to_string()).into()
+    }
+
+    fn done(&self) -> Vec<String> {
+        self.log.lock().unwrap().clone()
+    }
+}
+
+/// A bundle whose payload nobody will boot.
+fn bundle_of(role: &str, path: &std::path::Path) {
+    let text: String =
+        (0..200_000u64).map(|number| format!("{:x}", number.wrapping_mul(number ^ 0x9e37_79b9))).collect();
+    let payload = chunks_of("test", text.as_bytes()).unwrap();
+    assert!(payload.chunks.len() > 3);
+    let manifest = Manifest {
+        format: Manifest::FORMAT,
+        image: Image {
+            profile: role.into(),
+            role: role.into(),
+            version: NEW.into(),
+            epoch: 0,
+            kubernetes_version: "v1.37.2".into(),
+            kernel_release: "6.12".into(),
+            timezone: "UTC".into(),
+            pause_image: "pause".into(),
+            mtu: None,
+        },
+        state_format: 1,
+        etcd_version: None,
+        kernel: Range { offset: 0, length: 1 },
+        initramfs: Range { offset: 0, length: 1 },
+        command_line: "quiet".into(),
+        files: PAYLOAD.map(|name| (name.to_owned(), payload.clone())).into(),
+    };
+    let bytes = manifest.encode().unwrap();
+    let (key, _) = ReleaseKey::generate().unwrap();
+    let mut archive = tar::Builder::new(std::fs::File::create(path).unwrap());
+    let signature = key.sign(&bytes);
+    for (name, content) in [
+        (bundle::MANIFEST_FILE, &bytes[..]),
+        (bundle::SIGNATURE_FILE, &signature[..]),
+        (UKI, text.as_bytes()),
+        (ROOT, text.as_bytes()),
+    ] {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(content.len() as u64);
+        archive.append_data(&mut header, name, content).unwrap();
+    }
+    archive.finish().unwrap();
+}
+
+#[test]
+fn a_release_key_is_made_once_and_a_bundle_wants_a_build() {
+    let project = Project::new();
+    says(&project.done(&["key", "new"]), &["keys/release.key signs bundles", "keys/release.pub goes into every image"]);
+    says(&project.refused(&["key", "new"]), &["is there already"]);
+    says(&project.refused(&["bundle", "out/none"]), &["no build is there", "imgbuild --profile master"]);
+    let other = Project::new();
+    says(&other.refused(&["bundle", "out/none"]), &["no release key", "imgbuild key new"]);
+}
+
+#[test]
+fn one_machine_takes_what_it_lacks_and_reboots_into_it() {
+    let fleet = Fleet::new(&["m2"]);
+    let (bundles, upgrade) = (fleet.bundles(), |name: &str| {
+        let place = NAMES.iter().position(|other| *other == name).unwrap();
+        let address = fleet.addresses[place].split_once('=').unwrap().1.to_owned();
+        ["node", name, "--cluster", "lab", "--address", &address, "upgrade"].map(str::to_owned).to_vec()
+    });
+    let arguments = |name: &str| [upgrade(name), vec![bundles[0].clone()]].concat();
+    let words = |all: &[String]| -> Vec<&'static str> { all.iter().map(|word| &*word.clone().leak()).collect() };
+    fleet.project.done(&words(&arguments("m1")));
+    let (_, said) = fleet.project.failed(&words(&arguments("m2")));
+    says(&said, &["m2: it fell back: slot b did not come up"]);
+    assert_eq!(fleet.done(), ["m1 reboots", "m2 reboots"]);
+    let cut = fleet.project.path("cut.bundle");
+    let whole = std::fs::read(&bundles[0]).unwrap();
+    std::fs::write(&cut, &whole[..whole.len() - 300_000]).unwrap();
+    let cut = [upgrade("m3"), vec![cut.display().to_string()]].concat();
+    says(&fleet.project.refused(&words(&cut)), &["root.img is cut short"]);
+}
+
+#[test]
+fn a_cluster_goes_machine_by_machine_the_leader_last_of_the_masters() {
+    let fleet = Fleet::new(&[]);
+    let bundles = fleet.bundles();
+    let plan = fleet.project.done(&fleet.roll(&["--plan"], &bundles));
+    says(&plan, &["1. m2 (master): 0.1.0-old -> 0.1.0-new", "3. m1 (master)", "4. n1 (node)"]);
+    assert!(fleet.done().is_empty());
+    fleet.project.done(&fleet.roll(&["--canary", "m2"], &bundles));
+    fleet.project.done(&fleet.roll(&[], &bundles));
+    let way = |name: &str| ["cordon", "drain", "reboots", "cordon"].map(|what| format!("{name} {what}"));
+    // The second roll lets m2 be used again, in case the first one was interrupted.
+    let wanted = [&way("m2")[..], &["m2 cordon".to_owned()], &way("m3"), &way("m1"), &way("n1")].concat();
+    assert_eq!(fleet.done(), wanted);
+    says(&fleet.project.done(&fleet.roll(&[], &bundles)), &["m2, m3, m1, n1: run it already"]);
+}
+
+#[test]
+fn a_roll_stops_at_the_first_machine_that_falls_back() {
+    let fleet = Fleet::new(&["m3"]);
+    let bundles = fleet.bundles();
+    let (_, said) = fleet.project.failed(&fleet.roll(&[], &bundles));
+    says(&said, &["m3: it fell back"]);
+    let reboots: Vec<String> = fleet.done().into_iter().filter(|line| line.ends_with("reboots")).collect();
+    assert_eq!(reboots, ["m2 reboots", "m3 reboots"]);
+}
