@@ -4,7 +4,8 @@ mod dots;
 
 use crate::sparse::SparseDisk;
 use crate::tree::Content;
-use fatfs::{Date, DateTime, FatType, FileSystem, FormatVolumeOptions, FsOptions, Time, TimeProvider};
+use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
+use slots::FirstDay;
 use spec::layout::{ESP_VOLUME_LABEL, SECTOR_SIZE};
 use std::collections::BTreeMap;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -22,20 +23,6 @@ pub const LOADER_CONFIG: &str = "loader/loader.conf";
 const FS_INFO_SECTORS: [u64; 2] = [1, 7];
 /// The backup boot sector.
 const BACKUP_BOOT_SECTOR: u64 = 6;
-
-/// The first moment that FAT can tell, for every file.
-#[derive(Debug)]
-struct FirstDay;
-
-impl TimeProvider for FirstDay {
-    fn get_current_date(&self) -> Date {
-        Date { year: 1980, month: 1, day: 1 }
-    }
-
-    fn get_current_date_time(&self) -> DateTime {
-        DateTime { date: self.get_current_date(), time: Time { hour: 0, min: 0, sec: 0, millis: 0 } }
-    }
-}
 
 #[derive(Debug, Error)]
 pub enum EspError {

@@ -6,7 +6,7 @@
 
 mod ordered;
 
-use fatfs::{FileSystem, FsOptions};
+use fatfs::{Date, DateTime, FileSystem, FsOptions, Time, TimeProvider};
 use ordered::Ordered;
 pub use ordered::{Device, Sector};
 use spec::boot::{
@@ -35,6 +35,24 @@ pub struct Files<'a> {
     pub command_line: &'a str,
 }
 
+/// The first moment that FAT can tell, for every file: firmware renames no file that has no valid date.
+#[derive(Debug)]
+pub struct FirstDay;
+
+impl TimeProvider for FirstDay {
+    fn get_current_date(&self) -> Date {
+        Date { year: 1980, month: 1, day: 1 }
+    }
+
+    fn get_current_date_time(&self) -> DateTime {
+        DateTime { date: self.get_current_date(), time: Time { hour: 0, min: 0, sec: 0, millis: 0 } }
+    }
+}
+
+fn options() -> FsOptions {
+    FsOptions::new().update_accessed_date(false).time_provider(&FirstDay)
+}
+
 type Volume<'v, 'd, D> = FileSystem<&'v mut Ordered<'d, D>>;
 
 /// One change of the volume, from its first write to the last sync.
@@ -45,7 +63,7 @@ fn change<D: Device, T>(
 ) -> Result<T, Error> {
     let named = |source| Error::Io { what: what.to_owned(), source };
     let mut ordered = Ordered::new(device).map_err(named)?;
-    let volume = FileSystem::new(&mut ordered, FsOptions::new().update_accessed_date(false)).map_err(named)?;
+    let volume = FileSystem::new(&mut ordered, options()).map_err(named)?;
     let done = work(&volume).map_err(named)?;
     volume.unmount().map_err(named)?;
     ordered.finish().map_err(named)?;
@@ -59,7 +77,7 @@ fn look<D: Device, T>(
     work: impl FnOnce(&FileSystem<&mut D>) -> io::Result<T>,
 ) -> Result<T, Error> {
     let looked = device.rewind().and_then(|()| {
-        let volume = FileSystem::new(device, FsOptions::new().update_accessed_date(false))?;
+        let volume = FileSystem::new(device, options())?;
         work(&volume)
     });
     looked.map_err(|source| Error::Io { what: what.to_owned(), source })

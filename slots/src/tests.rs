@@ -67,7 +67,7 @@ fn esp() -> Memory {
     fatfs::format_volume(&mut disk, FormatVolumeOptions::new().fat_type(FatType::Fat32)).unwrap();
     disk.rewind().unwrap();
     {
-        let volume = FileSystem::new(&mut disk, FsOptions::new()).unwrap();
+        let volume = FileSystem::new(&mut disk, options()).unwrap();
         let root = volume.root_dir();
         for folder in ["EFI", UKI_FOLDER, GRUB_FOLDER] {
             root.create_dir(folder).unwrap();
@@ -126,6 +126,12 @@ fn a_slot_is_filled_tried_and_called_good_or_bad() {
     assert_eq!(trial.to_string(), "imgbuild-00000002-b+3.efi");
     assert_eq!(entries(&mut disk).unwrap(), [trial, first]);
     assert_eq!(grub_environment(&mut disk).unwrap(), GrubEnvironment { first: Slot::B, trial: Some(3), next: None });
+    // Firmware renames nothing else.
+    let dates = look(&mut disk, "", |volume| {
+        let folder = volume.root_dir().open_dir(UKI_FOLDER)?;
+        Ok(folder.iter().map(|entry| entry.unwrap().modified().date).collect::<Vec<_>>())
+    });
+    assert!(dates.unwrap().iter().all(|date| date.month >= 1 && date.day >= 1));
     assert_eq!(uki(&mut disk, Slot::B), content("second", UKI_LENGTH));
 
     let good = set_tries(&mut disk, Slot::B, None).unwrap();
@@ -164,8 +170,9 @@ fn it_never_fills_up() {
 #[test]
 fn what_fsck_has_saved_goes_with_the_slot() {
     let mut disk = esp();
+    disk.rewind().unwrap();
     {
-        let volume = FileSystem::new(&mut disk, FsOptions::new()).unwrap();
+        let volume = FileSystem::new(&mut disk, options()).unwrap();
         volume.root_dir().create_file("FSCK0000.REC").unwrap().write_all(&[1; 50_000]).unwrap();
     }
     empty(&mut disk, Slot::B).unwrap();
