@@ -126,6 +126,9 @@ pub fn build(request: &BuildRequest) -> Result<()> {
     let mut artifacts = artifacts?;
     artifacts.push(compressed?);
     output.papers(&verity, artifacts, &fetched, &components, &programs)?;
+    if crate::release::public_key(&context.project)?.is_none() {
+        progress.note("no release key: machines of this image take no upgrades; `imgbuild key new` before a build");
+    }
     progress.note(&context.project.display(&request.out).to_string());
     Ok(())
 }

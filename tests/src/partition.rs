@@ -33,7 +33,7 @@ impl PartitionFile {
     pub fn overwrite(&mut self, path: &str, offset: u64, bytes: &[u8]) -> Result {
         let mut change = || -> io::Result<()> {
             self.rewind()?;
-            let volume = FileSystem::new(&mut *self, FsOptions::new())?;
+            let volume = FileSystem::new(&mut *self, FsOptions::new().time_provider(&::slots::FirstDay))?;
             let mut file = volume.root_dir().open_file(path)?;
             file.seek(SeekFrom::Start(offset))?;
             file.write_all(bytes)?;

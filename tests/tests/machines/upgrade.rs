@@ -21,9 +21,9 @@ fn a_master_takes_a_bundle_and_falls_back_from_one_that_does_not_come_up() {
         let node = it_takes_what_is_next(&room, &next)?;
         a_root_that_is_damaged_is_given_up(&mut room, &first, &node)?;
 
-        // A kernel that does not load: the firmware comes back to the loader.
+        // A UKI that does not load: the firmware comes back to the loader.
         let m1 = it_goes_off_with(&mut room, &first)?;
-        no_kernel_in_the_uki(m1, &lab.image(MASTER)?.beside("imgbuild.efi"))?;
+        headers_without_end(m1)?;
         m1.power_on()?;
         it_fell_back(&room, &node)
     });
@@ -84,15 +84,17 @@ fn it_fell_back(room: &Room, node: &str) -> Result {
     expect(m1.node_uids()? == node, "the same node", m1.node_uids()?)
 }
 
-/// Overwrites the kernel in slot A's UKI, which the loader still lists.
-fn no_kernel_in_the_uki(m1: &Computer, uki: &Path) -> Result {
-    let bytes = std::fs::read(uki).map_err(Failure::file(uki, "read"))?;
-    let places = images::uki::places(&bytes).map_err(|error| Failure::Unexpected(error.to_string()))?;
-    let kernel = places.iter().find(|(section, _, _)| section == ".linux");
-    let (_, offset, _) = kernel.ok_or_else(|| Failure::Unexpected("the UKI has no kernel".into()))?;
+/// Makes slot A's UKI one that the loader lists and the firmware refuses: its headers are longer than it is (Microsoft PE
+/// format, "Optional Header Windows-Specific Fields", SizeOfHeaders).
+fn headers_without_end(m1: &Computer) -> Result {
+    const SIZE_OF_HEADERS: u64 = 24 + 60;
+    let failed = |error: slots::Error| Failure::Unexpected(error.to_string());
     let mut esp = PartitionFile::open(m1.disk(), Partition::Esp)?;
-    let entry = slots::entry(&mut esp, Slot::A).map_err(|error| Failure::Unexpected(error.to_string()))?;
-    esp.overwrite(&format!("{UKI_FOLDER}/{entry}"), *offset, &[0; 4096])
+    let (entry, mut uki) = (slots::entry(&mut esp, Slot::A).map_err(failed)?, Vec::new());
+    slots::read_uki(&mut esp, Slot::A, &mut uki).map_err(failed)?;
+    let signature = uki.get(0x3c..0x40).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
+    let signature = signature.ok_or_else(|| Failure::Unexpected("the UKI is no program".into()))?;
+    esp.overwrite(&format!("{UKI_FOLDER}/{entry}"), u64::from(signature) + SIZE_OF_HEADERS, &[0xff; 4])
 }
 
 fn what_is_not_for_this_machine_is_refused(lab: &Lab, room: &Room, first: &Path, next: &Path) -> Result {
