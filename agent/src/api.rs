@@ -11,7 +11,13 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
 use tokio_rustls::rustls::ClientConfig;
+
+/// Kubernetes' MicroTime.
+pub const MICRO_TIME: &[BorrowedFormatItem<'static>] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
 
 /// Why the API did not do it.
 #[derive(Debug, thiserror::Error)]

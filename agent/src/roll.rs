@@ -2,20 +2,15 @@
 //! else rolling meanwhile. Each question stands for itself, so that a roll whose operator's machine dies goes on from
 //! another.
 
-use crate::api::{Api, ApiError};
+use crate::api::{Api, ApiError, MICRO_TIME};
 use serde_json::{Value, json};
 use spec::agent::{Drained, LockRequest, RemainingPod};
-use time::format_description::BorrowedFormatItem;
-use time::macros::format_description;
 use time::{Duration, OffsetDateTime, PrimitiveDateTime};
 
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases";
 const LEASE: &str = "imgbuild-roll";
 /// On a node that a roll has cordoned.
 const CORDONED: &str = "imgbuild.local/cordoned";
-/// Kubernetes' MicroTime.
-const MICRO_TIME: &[BorrowedFormatItem<'static>] =
-    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
 
 /// Why not, for an operator.
 #[derive(Debug, thiserror::Error)]

@@ -8,7 +8,7 @@
 //! keeps the address only for the seconds that are left.
 
 use crate::announce::announce;
-use crate::api::{Api, ApiError};
+use crate::api::{Api, ApiError, MICRO_TIME};
 use crate::link_address::{self, Link};
 use crate::machine::say;
 use serde_json::{Value, json};
@@ -17,8 +17,6 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 use time::OffsetDateTime;
-use time::format_description::BorrowedFormatItem;
-use time::macros::format_description;
 use tokio::time::Instant;
 
 const PATH: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/imgbuild-vip";
@@ -34,9 +32,6 @@ const PERIOD: Duration = Duration::from_secs(1);
 const LIMIT: Duration = Duration::from_secs(1);
 /// A single announcement may be lost.
 const ANNOUNCEMENTS: u32 = 3;
-/// Kubernetes' MicroTime.
-const MICRO_TIME: &[BorrowedFormatItem<'static>] =
-    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
 
 /// The Lease as this master knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]

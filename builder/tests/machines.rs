@@ -8,17 +8,6 @@ use serde_json::{Value, json};
 use support::agents::{Agent, Asked};
 use support::{Project, says};
 
-/// The cluster `lab` of three masters, and a node by DHCP.
-fn project() -> Project {
-    let project = Project::new();
-    let masters = ["m1=192.0.2.11/24", "m2=192.0.2.12/24", "m3=192.0.2.13/24"].map(|master| ["--master", master]);
-    project.done(&[&["cluster", "new", "lab"], masters.as_flattened()].concat());
-    let path = project.path("clusters/lab/cluster.toml");
-    let definition = std::fs::read_to_string(&path).unwrap();
-    std::fs::write(path, format!("{definition}\n[[machine]]\nname = \"n1\"\nrole = \"node\"\n")).unwrap();
-    project
-}
-
 fn status(name: &str, phase: &str, etcd: Option<&str>) -> String {
     json!({
         "version": 1, "image": "0.1.0-4f2a", "cluster-id": etcd.map(|_| "c1"),
@@ -52,7 +41,7 @@ fn well(name: &'static str, etcd: Option<&'static str>) -> impl Fn(&str) -> (u16
 
 #[test]
 fn a_machine_is_asked_with_no_more_rights_than_the_command_needs() {
-    let project = project();
+    let project = Project::with_a_cluster();
     let agent = Agent::start(&project, "m1", |request| match request {
         "GET /v1/dmesg" => (200, r#"[{"level": 6, "since-start-us": 1500000, "text": "Linux"}]"#.into()),
         "GET /v1/logs/etcd?lines=2&follow=0" => (200, "one\ntwo\n".into()),
@@ -88,7 +77,7 @@ fn a_machine_is_asked_with_no_more_rights_than_the_command_needs() {
 
 #[test]
 fn a_machine_of_another_name_is_not_believed() {
-    let project = project();
+    let project = Project::with_a_cluster();
     let agent = Agent::start(&project, "m2", well("m2", None));
     let address = agent.address.to_string();
     let (_, said) = project.failed(&["node", "m1", "status", "--cluster", "lab", "--address", &address]);
@@ -98,7 +87,7 @@ fn a_machine_of_another_name_is_not_believed() {
 
 #[test]
 fn refusals_are_the_machines_own_words() {
-    let project = project();
+    let project = Project::with_a_cluster();
     let agent = Agent::start(&project, "m1", |request| match request {
         "POST /v1/reboot" => refusal(409, "etcd would lose its quorum"),
         _ => refusal(404, "there is no service etc"),
@@ -116,7 +105,7 @@ fn refusals_are_the_machines_own_words() {
 
 #[test]
 fn machines_that_are_not_there_are_bad_input() {
-    let project = project();
+    let project = Project::with_a_cluster();
     says(&project.refused(&["node", "m9", "status", "--cluster", "lab"]), &["no machine \"m9\"", "m1, m2, m3, n1"]);
     says(
         &project.refused(&["node", "n1", "status", "--cluster", "lab"]),
@@ -129,7 +118,7 @@ fn machines_that_are_not_there_are_bad_input() {
 
 #[test]
 fn one_screen_shows_the_cluster_and_what_is_not_well() {
-    let project = project();
+    let project = Project::with_a_cluster();
     let masters = ["m1", "m2", "m3"].map(|name| Agent::start(&project, name, well(name, Some("healthy"))).named(name));
     let masters: Vec<&str> = masters.iter().flat_map(|master| ["--address", master]).collect();
     let arguments = [&["cluster", "status", "lab"], &masters[..]].concat();
@@ -155,7 +144,7 @@ fn one_screen_shows_the_cluster_and_what_is_not_well() {
 
 #[test]
 fn an_order_goes_to_a_master_that_answers() {
-    let project = project();
+    let project = Project::with_a_cluster();
     let answer = json!({"number": 1, "members": ["m1"], "without": ["m2"]}).to_string();
     let agent = Agent::start(&project, "m1", move |_| (200, answer.clone()));
     let m1 = agent.named("m1");
@@ -185,7 +174,7 @@ fn an_order_goes_to_a_master_that_answers() {
 
 #[test]
 fn etcds_members_are_the_first_masters_word() {
-    let project = project();
+    let project = Project::with_a_cluster();
     let waits = Agent::start(&project, "m1", |_| refusal(503, "etcd does not run")).named("m1");
     let serves = Agent::start(&project, "m2", well("m2", Some("healthy"))).named("m2");
     let text = project.done(&["etcd", "members", "lab", "--address", &waits, "--address", &serves]);

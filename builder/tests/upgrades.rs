@@ -132,12 +132,7 @@ const NAMES: [&str; 4] = ["m1", "m2", "m3", "n1"];
 
 impl Fleet {
     fn new(fall_back: &[&str]) -> Fleet {
-        let project = Project::new();
-        let masters = ["m1=192.0.2.11/24", "m2=192.0.2.12/24", "m3=192.0.2.13/24"].map(|master| ["--master", master]);
-        project.done(&[&["cluster", "new", "lab"], masters.as_flattened()].concat());
-        let path = project.path("clusters/lab/cluster.toml");
-        let definition = std::fs::read_to_string(&path).unwrap();
-        std::fs::write(path, format!("{definition}\n[[machine]]\nname = \"n1\"\nrole = \"node\"\n")).unwrap();
+        let project = Project::with_a_cluster();
         let log = Log::default();
         let addresses = NAMES.map(|name| {
             let (machine, log) = (Mutex::new(Machine::new(name, fall_back.contains(&name))), log.clone());

@@ -62,6 +62,14 @@ pub struct Payload {
     pub chunks: Vec<Chunk>,
 }
 
+impl Payload {
+    /// A chunk by its number from 0, and where in the file it begins.
+    pub fn chunk(&self, number: u32) -> Option<(u64, &Chunk)> {
+        let (before, rest) = self.chunks.split_at_checked(number as usize)?;
+        Some((before.iter().map(|chunk| u64::from(chunk.size)).sum(), rest.first()?))
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Manifest {
@@ -119,6 +127,11 @@ impl Manifest {
         self.files.get(name).ok_or_else(|| Error::Manifest(format!("it has no {name}")))
     }
 
+    /// Bytes of all files.
+    pub fn size(&self) -> u64 {
+        self.files.values().map(|payload| payload.size).sum()
+    }
+
     /// The bytes to sign.
     ///
     /// # Errors
@@ -150,7 +163,8 @@ impl std::io::Write for HashSink {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Bytes as hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
     bytes.iter().fold(String::new(), |mut text, byte| {
         // Writing to a String does not fail.

@@ -64,6 +64,12 @@ fn the_pieces_are_the_file() {
         whole.extend(bytes);
     }
     assert!(whole == file);
+    let payload = chunks_of("test", &file[..]).unwrap();
+    for number in 0..payload.chunks.len() as u32 {
+        let (offset, chunk) = payload.chunk(number).unwrap();
+        assert_eq!(Chunk::of(&file[offset as usize..][..chunk.size as usize]), *chunk);
+    }
+    assert_eq!(payload.chunk(payload.chunks.len() as u32), None);
     assert!(chunks_of("test", &b""[..]).unwrap().chunks.is_empty());
 }
 

@@ -37,9 +37,9 @@ pub fn ensure_entries(esp_device: &str) -> io::Result<()> {
     if !Path::new(FOLDER).is_dir() {
         return Ok(());
     }
-    let wanted: Vec<Vec<u8>> = (1..=TRIES)
-        .map(|number| load_option(&format!("{NAME}{number}"), &esp(esp_device)?))
-        .collect::<io::Result<_>>()?;
+    let esp = esp(esp_device)?;
+    let wanted: Vec<Vec<u8>> =
+        (1..=TRIES).map(|number| load_option(&format!("{NAME}{number}"), &esp)).collect::<io::Result<_>>()?;
     let existing = entries()?;
     let order = numbers(&read("BootOrder")?.unwrap_or_default());
     let current = numbers(&read("BootCurrent")?.unwrap_or_default()).first().copied();

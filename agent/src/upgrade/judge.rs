@@ -32,8 +32,7 @@ pub fn judge(running: &Image, command_line: &str, slots: &[SlotStatus], bundle: 
             bundle.state_format
         ));
     }
-    kubernetes(&running.kubernetes_version, &image.kubernetes_version)?;
-    Ok(())
+    kubernetes(&running.kubernetes_version, &image.kubernetes_version)
 }
 
 /// Kubernetes' version skew policy: the control plane goes on by one minor version at a time, and never back.

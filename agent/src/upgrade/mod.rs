@@ -181,7 +181,7 @@ impl Session {
 
     fn status(&self) -> Upgrade {
         let state = lock(&self.state);
-        let size = self.manifest.files.values().map(|payload| payload.size).sum();
+        let size = self.manifest.size();
         let absent: u64 = PAYLOAD
             .iter()
             .filter_map(|name| Some((self.manifest.files.get(*name)?, state.missing.of(name)?)))

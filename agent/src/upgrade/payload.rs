@@ -6,7 +6,7 @@ use bundle::{Chunk, Cutter, HashSink, Manifest, PAYLOAD, ROOT, UKI};
 use spec::boot::Entry;
 use spec::layout::Slot;
 use spec::status::BootPlace;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
@@ -114,13 +114,11 @@ impl Files {
 
     /// Writes one chunk at its place.
     pub fn put(&self, manifest: &Manifest, file: &str, number: u32, bytes: &[u8]) -> Result<(), UpgradeError> {
-        let payload = manifest.payload(file)?;
-        let chunk = payload.chunks.get(number as usize);
-        let chunk = chunk.ok_or_else(|| refused(format!("{file} has no chunk {number}")))?;
+        let found = manifest.payload(file)?.chunk(number);
+        let (offset, chunk) = found.ok_or_else(|| refused(format!("{file} has no chunk {number}")))?;
         if Chunk::of(bytes) != *chunk {
             return Err(UpgradeError::Damaged(format!("chunk {number} of {file}")));
         }
-        let offset = payload.chunks.iter().take(number as usize).map(|before| u64::from(before.size)).sum();
         let target = self.target(file);
         open_to_write(&target)?.write_all_at(bytes, offset).map_err(at(&target))
     }
@@ -174,18 +172,18 @@ fn copy_chunks(
     size: u64,
     look: bool,
 ) -> Result<BTreeSet<u32>, UpgradeError> {
-    let wanted: HashMap<&Chunk, ()> = chunks.iter().map(|chunk| (chunk, ())).collect();
+    let wanted: HashSet<&Chunk> = chunks.iter().collect();
     let mut places: HashMap<Chunk, u64> = HashMap::new();
-    let (mut offset, mut found) = (0, 0);
+    let mut offset = 0;
     let from = File::open(source).map_err(at(source))?;
     for piece in Cutter::new(BufReader::with_capacity(BUFFER, &from)) {
         let (chunk, _) = piece.map_err(at(source))?;
-        if wanted.contains_key(&chunk) && places.insert(chunk, offset).is_none() {
-            found += 1;
+        if wanted.contains(&chunk) {
+            places.insert(chunk, offset);
         }
         offset += u64::from(chunk.size);
         // A partition goes on behind its image.
-        if found == wanted.len() || offset > size.saturating_mul(2) {
+        if places.len() == wanted.len() || offset > size.saturating_mul(2) {
             break;
         }
     }

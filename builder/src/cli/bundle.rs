@@ -26,7 +26,7 @@ pub(super) fn execute(context: &Context, arguments: &BundleArguments) -> Result<
     let name = arguments.build.file_name().unwrap_or_default().to_string_lossy();
     let target = arguments.out.clone().unwrap_or_else(|| arguments.build.join(format!("{name}.{EXTENSION}")));
     let manifest = write(&arguments.build, &key, &target)?;
-    let size: u64 = manifest.files.values().map(|payload| payload.size).sum();
+    let size = manifest.size();
     let chunks: usize = manifest.files.values().map(|payload| payload.chunks.len()).sum();
     if context.json {
         return print_json(&serde_json::json!({

@@ -51,7 +51,7 @@ impl Upgrade<'_> {
     /// # Errors
     /// The machine refuses the bundle, or cannot write it.
     pub fn write(&self) -> Result<()> {
-        let signature: String = self.bundle.signature.iter().map(|byte| format!("{byte:02x}")).collect();
+        let signature = bundle::hex(&self.bundle.signature);
         self.post(&format!("{}?signature={signature}", path::UPGRADE), &self.bundle.manifest_bytes)?;
         let begun = self.until(|status| status.phase != UpgradePhase::Copying)?;
         let missing: u64 = begun.size - begun.present;

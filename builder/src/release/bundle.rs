@@ -186,9 +186,8 @@ impl Bundle {
     pub fn chunk(&self, name: &str, number: u32) -> Result<Vec<u8>> {
         let payload = self.manifest.payload(name).map_err(Error::from_failure)?;
         let begin = self.places.get(name).copied().unwrap_or_default();
-        let before: u64 = payload.chunks.iter().take(number as usize).map(|chunk| u64::from(chunk.size)).sum();
-        let chunk = payload.chunks.get(number as usize);
-        let chunk = chunk.ok_or_else(|| Error::failure(format!("{name} has no chunk {number}")))?;
+        let found = payload.chunk(number);
+        let (before, chunk) = found.ok_or_else(|| Error::failure(format!("{name} has no chunk {number}")))?;
         let mut bytes = vec![0; chunk.size as usize];
         self.file.read_exact_at(&mut bytes, begin + before).map_err(|error| Error::io("read", &self.path, error))?;
         if bundle::Chunk::of(&bytes) != *chunk {

@@ -21,6 +21,17 @@ impl Project {
         project
     }
 
+    /// The same with the cluster `lab` of three masters, and a node by DHCP.
+    pub fn with_a_cluster() -> Project {
+        let project = Project::new();
+        let masters = ["m1=192.0.2.11/24", "m2=192.0.2.12/24", "m3=192.0.2.13/24"].map(|master| ["--master", master]);
+        project.done(&[&["cluster", "new", "lab"], masters.as_flattened()].concat());
+        let path = project.path("clusters/lab/cluster.toml");
+        let definition = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(path, format!("{definition}\n[[machine]]\nname = \"n1\"\nrole = \"node\"\n")).unwrap();
+        project
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
