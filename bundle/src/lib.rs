@@ -77,9 +77,6 @@ pub struct Manifest {
     pub image: Image,
     /// `layout::STATE_FORMAT` of the image.
     pub state_format: u32,
-    /// Version of etcd in the image, `v3.6.16`; none on a node's.
-    #[serde(default)]
-    pub etcd_version: Option<String>,
     /// Where in the UKI kernel and initramfs lie, and the kernel's command line: what GRUB boots.
     pub kernel: Range,
     pub initramfs: Range,

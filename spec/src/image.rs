@@ -14,6 +14,9 @@ pub struct Image {
     /// Seconds since the epoch: no clock is set before it.
     pub epoch: u64,
     pub kubernetes_version: String,
+    /// `v3.6.16`; none on a node's.
+    #[serde(default)]
+    pub etcd_version: Option<String>,
     pub kernel_release: String,
     /// IANA time zone, for the console.
     pub timezone: String,

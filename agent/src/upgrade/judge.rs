@@ -32,21 +32,25 @@ pub fn judge(running: &Image, command_line: &str, slots: &[SlotStatus], bundle: 
             bundle.state_format
         ));
     }
-    kubernetes(&running.kubernetes_version, &image.kubernetes_version)
+    goes_on("Kubernetes", &running.kubernetes_version, &image.kubernetes_version)?;
+    match (&running.etcd_version, &image.etcd_version) {
+        (Some(running), Some(next)) => goes_on("etcd", running, next),
+        (Some(running), None) => Err(format!("this machine runs etcd {running}, and the bundle has none")),
+        (None, _) => Ok(()),
+    }
 }
 
-/// Kubernetes' version skew policy: the control plane goes on by one minor version at a time, and never back.
-fn kubernetes(running: &str, next: &str) -> Result<(), String> {
+/// One minor version at a time and never back: Kubernetes' version skew policy, and etcd's for its storage (etcd's
+/// documentation, "Upgrading etcd clusters" and "Downgrade").
+fn goes_on(what: &str, running: &str, next: &str) -> Result<(), String> {
     let (Some((major, minor)), Some((next_major, next_minor))) = (minor_of(running), minor_of(next)) else {
-        return Err(format!("Kubernetes' versions {running} and {next} cannot be compared"));
+        return Err(format!("{what}'s versions {running} and {next} cannot be compared"));
     };
     if major != next_major || next_minor > minor + 1 {
-        return Err(format!("Kubernetes {next} is more than one minor version after {running}: go on by each of them"));
+        return Err(format!("{what} {next} is more than one minor version after {running}: go on by each of them"));
     }
     if next_minor < minor {
-        return Err(format!(
-            "Kubernetes {next} is older than {running}: its control plane does not read what that wrote"
-        ));
+        return Err(format!("{what} {next} is older than {running}: it does not read what that wrote"));
     }
     Ok(())
 }
@@ -70,6 +74,7 @@ mod tests {
             version: "0.1.0-new".into(),
             epoch: 1_790_000_000,
             kubernetes_version: "v1.37.2".into(),
+            etcd_version: Some("v3.6.16".into()),
             kernel_release: "6.12".into(),
             timezone: "UTC".into(),
             pause_image: "imgbuild.local/pause:1".into(),
@@ -84,7 +89,6 @@ mod tests {
             format: Manifest::FORMAT,
             image: image(|_| ()),
             state_format: STATE_FORMAT,
-            etcd_version: None,
             kernel: bundle::Range { offset: 0, length: 0 },
             initramfs: bundle::Range { offset: 0, length: 0 },
             command_line: format!("quiet {ROOT_HASH}=new"),
@@ -112,6 +116,14 @@ mod tests {
         {
             let said = reason(&bundle(|next| next.image.kubernetes_version = version.into()));
             assert!(said.contains(word), "{said}");
+        }
+        let with_etcd = |version: Option<&str>| bundle(|next| next.image.etcd_version = version.map(Into::into));
+        judge(&running, &line, &good, &with_etcd(Some("v3.7.0"))).unwrap();
+        for (version, words) in
+            [(Some("v3.8.0"), "etcd v3.8.0 is more than one"), (Some("v3.5.9"), "is older"), (None, "has none")]
+        {
+            let said = reason(&with_etcd(version));
+            assert!(said.contains(words), "{said}");
         }
         assert!(judge(&running, &line, &slot(SlotState::Trial), &bundle(|_| ())).unwrap_err().contains("on trial"));
     }

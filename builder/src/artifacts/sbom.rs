@@ -145,6 +145,7 @@ mod tests {
             version: "0.1.0-abc".into(),
             epoch: 1_700_000_000,
             kubernetes_version: "v1.37.2".into(),
+            etcd_version: None,
             kernel_release: "6.12".into(),
             timezone: "UTC".into(),
             pause_image: "p".into(),

@@ -16,7 +16,6 @@ use std::io::{BufReader, BufWriter, ErrorKind, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-const ETCD: &str = "etcd";
 const BUFFER: usize = 1 << 18;
 
 /// Makes a signed bundle out of the artifacts in `out`; whole or not at all. `target` is its file.
@@ -97,7 +96,6 @@ fn describe(out: &Path) -> Result<Manifest> {
         format: Manifest::FORMAT,
         image: build.image,
         state_format: STATE_FORMAT,
-        etcd_version: build.versions.get(ETCD).cloned(),
         kernel: place(".linux")?,
         initramfs: place(".initrd")?,
         command_line: String::from_utf8_lossy(line).into_owned(),

@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 /// The component that gives the image's Kubernetes version.
 const KUBERNETES: &str = "kubernetes";
+const ETCD: &str = "etcd";
 /// Package of our workspace that is the initramfs's program too.
 const INIT: &str = "init";
 /// Name of the container image that holds a pod's namespaces.
@@ -220,10 +221,14 @@ impl Made {
 }
 
 fn describe(inputs: &Inputs, kernel: &Package) -> Result<Image> {
-    let kubernetes = inputs.components.iter().find(|built| built.component == KUBERNETES);
+    let version = |component: &str| {
+        let built = inputs.components.iter().find(|built| built.component == component);
+        built.map(|built| built.version.clone())
+    };
     Ok(Image {
         epoch: inputs.epoch,
-        kubernetes_version: kubernetes.map_or_else(String::new, |built| built.version.clone()),
+        kubernetes_version: version(KUBERNETES).unwrap_or_default(),
+        etcd_version: version(ETCD),
         kernel_release: kernel.release.clone(),
         ..planned_image(inputs.profile)?
     })
@@ -240,6 +245,7 @@ pub fn planned_image(profile: &Profile) -> Result<Image> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         epoch: 0,
         kubernetes_version: String::new(),
+        etcd_version: None,
         kernel_release: String::new(),
         timezone: profile.merged.timezone.clone().unwrap_or_else(|| "UTC".to_owned()),
         pause_image: pause_image(profile)?,

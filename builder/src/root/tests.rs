@@ -57,6 +57,7 @@ impl World {
             version: "0.1.0-abc".into(),
             epoch: 1_700_000_000,
             kubernetes_version: "v1".into(),
+            etcd_version: None,
             kernel_release: "6.12-test".into(),
             timezone: self.timezone.clone(),
             pause_image: "pause".into(),
