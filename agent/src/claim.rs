@@ -26,6 +26,9 @@ pub async fn take(api: &Api, caller: &Caller, key: &[u8]) -> Result<(), String> 
     let path = path(name);
     let found = api.find(&path).await.map_err(unknown)?;
     let node = api.find(&format!("/api/v1/nodes/{name}")).await.map_err(unknown)?;
+    if let Some(record) = found.as_ref().filter(|record| node.is_some() && !has_joined(record)) {
+        remember_joined(api, name, record.clone()).await?;
+    }
     let now = OffsetDateTime::now_utc().unix_timestamp();
     let version = match judge(caller, &key, found.as_ref(), node.as_ref(), now)? {
         Claim::Ours => return Ok(()),
@@ -105,6 +108,20 @@ async fn write(api: &Api, name: &str, key: &str, version: Value) -> Result<(), A
     outcome.map(drop)
 }
 
+/// Whether the machine with this claim was seen to have registered its node.
+fn has_joined(record: &Value) -> bool {
+    record["data"]["joined"] == "true"
+}
+
+/// Whoever deletes the node from here on gives its name away.
+async fn remember_joined(api: &Api, name: &str, mut record: Value) -> Result<(), String> {
+    record["data"]["joined"] = "true".into();
+    match api.put(&path(name), &record).await {
+        Err(error) if error.code() != Some(409) => Err(unknown(error)),
+        _ => Ok(()),
+    }
+}
+
 #[derive(Debug, PartialEq)]
 enum Claim {
     Ours,
@@ -129,6 +146,7 @@ fn judge(caller: &Caller, key: &str, record: Option<&Value>, node: Option<&Value
         Some(_) if node.is_some() => Err(format!(
             "{name} has joined with another key: if this machine takes its place, write it a new seed, or `kubectl delete node {name}`"
         )),
+        Some(_) if record.is_some_and(has_joined) => Ok(claim),
         Some(taken) if (0..CLAIM_SECONDS).contains(&(now - taken)) => {
             Err(format!("another machine asked to join as {name} {} s ago: only one may have that name", now - taken))
         }
@@ -176,6 +194,10 @@ mod tests {
         assert_eq!(judge(0, "b", Some(&record), None, 5000), Ok(Claim::Replace(json!("7"))));
         assert!(judge(999, "b", Some(&record), Some(&node), 5000).unwrap_err().contains("kubectl delete node n1"));
         assert!(judge(0, "b", Some(&record), None, 1010).unwrap_err().contains("10 s ago"));
+        let joined =
+            json!({"metadata": {"resourceVersion": "7"}, "data": {"key": "a", "at": "1000", "joined": "true"}});
+        assert!(judge(999, "b", Some(&joined), Some(&node), 1010).is_err());
+        assert_eq!(judge(999, "b", Some(&joined), None, 1010), Ok(Claim::Replace(json!("7"))));
         assert!(judge(1000, "b", None, Some(&node), 0).is_err());
         assert_eq!(judge(1001, "b", Some(&record), Some(&node), 5000), Ok(Claim::Replace(json!("7"))));
         assert_eq!(judge(1001, "b", None, Some(&node), 5000), Ok(Claim::New));
