@@ -454,6 +454,7 @@ mod tests {
         facts.cluster.network = NetworkChoice::KubeRouter;
         let peer = |address: &str, password: Option<&str>| spec::cluster::BgpPeer {
             address: address.into(),
+            port: 179,
             asn: 64500,
             password: password.map(Into::into),
         };
@@ -461,7 +462,12 @@ mod tests {
         let files = names(&facts);
         assert_eq!(files[Path::new("kube-router.passwords")], "c2VjcmV0,\n");
         let arguments = &files[Path::new("kube-router.args")];
-        for line in ["--cluster-asn=64512", "--peer-router-ips=192.0.2.1,192.0.2.2", "--peer-router-asns=64500,64500"] {
+        for line in [
+            "--cluster-asn=64512",
+            "--peer-router-ips=192.0.2.1,192.0.2.2",
+            "--peer-router-ports=179,179",
+            "--peer-router-asns=64500,64500",
+        ] {
             assert!(arguments.lines().any(|found| found == line), "{line} in {arguments}");
         }
     }

@@ -195,10 +195,19 @@ const PRIVATE_ASN: u32 = 64512;
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct BgpPeer {
     pub address: String,
+    /// TCP port that it listens on.
+    #[serde(default = "BgpPeer::port")]
+    pub port: u16,
     pub asn: u32,
     /// Of TCP's MD5 signature (RFC 2385); absent: none.
     #[serde(default)]
     pub password: Option<String>,
+}
+
+impl BgpPeer {
+    fn port() -> u16 {
+        crate::ports::BGP
+    }
 }
 
 /// A machine of the cluster, found by MAC address, by DMI serial, or (with neither) by being any

@@ -45,6 +45,11 @@ impl<'lab> Network<'lab> {
         Ok(self.switch.cut_between(one, other)?)
     }
 
+    /// Neither the host nor anything behind it reaches this machine, and the other way round.
+    pub fn cut_from_host(&self, name: &str) -> Result {
+        self.cut_between(name, GATEWAY_PORT)
+    }
+
     /// Mends every cut of this machine.
     pub fn heal(&self, name: &str) -> Result {
         Ok(self.switch.heal(name)?)

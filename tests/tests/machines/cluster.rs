@@ -3,14 +3,18 @@
 
 use spec::ports;
 use stories::manifests::{WEB_NODE_PORT, caller_on, dns_alone, inspector_on, web_on};
-use stories::{Computer, ROUTED_MASTER, Result, Room, expect, story_with_machines, sysctls};
+use stories::{Computer, ROUTED_MASTER, ROUTED_NODE, Result, Room, SiteRouter, expect, story_with_machines, sysctls};
 
 const WEB: &str = "web.default.svc.cluster.local:80";
 
 #[test]
 fn a_node_joins_a_master_and_kube_router_serves_and_keeps_policies() {
     story_with_machines("cluster", 2, |lab| {
-        let mut room = Room::with_kube_router(lab, 1, 1)?;
+        let router = SiteRouter::start(lab)?;
+        let bgp = format!("network = \"kube-router\"\n[bgp]\nadvertise-services = true\n{}", router.peer());
+        let mut room = Room::furnished(lab, (1, 1), &bgp, (ROUTED_MASTER, ROUTED_NODE))?;
+        // The router takes one machine for its neighbour.
+        room.network().cut_from_host("n1")?;
         room.power_on_all_to_ready()?;
         let m1 = room.machine("m1")?;
         m1.apply(&web_on("n1"))?;
@@ -20,12 +24,16 @@ fn a_node_joins_a_master_and_kube_router_serves_and_keeps_policies() {
         // The node has little to do from here on.
         lab.keep_slots(1);
         pods_are_reached_across_machines(m1)?;
+        the_sites_router_learns_pods_and_services(m1, &router)?;
+        drop(router);
+        room.network().heal("n1")?;
         the_annotation_chooses_the_scheduler(m1)?;
         gobgp_is_closed(m1)?;
         a_policy_that_allows_dns_alone_closes_everything_else(m1)?;
         let differences = sysctls::differences(m1, &sysctls::of_explain(ROUTED_MASTER)?)?;
         expect(differences.is_empty(), "every setting as the profile says", differences.join("; "))?;
-        the_node_goes_off_and_comes_back(&mut room)
+        the_node_goes_off_and_comes_back(&mut room)?;
+        the_node_is_reset_and_joins_anew(&room)
     });
 }
 
@@ -75,6 +83,21 @@ fn the_node_goes_off_and_comes_back(room: &mut Room) -> Result {
     expect(after == before, &format!("the same nodes, {before}"), after)
 }
 
+/// With another key, which a name is given once its node has been deleted.
+fn the_node_is_reset_and_joins_anew(room: &Room) -> Result {
+    let (m1, n1) = (room.machine("m1")?, room.machine("n1")?);
+    let uid = || m1.kubectl(&["get", "node", "n1", "-o", "jsonpath={.metadata.uid}"]);
+    let before = uid()?;
+    room.imgbuild_node("n1", "reset --confirm n1")?;
+    n1.wait_for_console("making the state file system", 300)?;
+    n1.wait_for_console("has joined with another key", 300)?;
+    m1.kubectl(&["delete", "node", "n1"])?;
+    room.wait_until_ready(&["n1"])?;
+    room.wait_ready(2)?;
+    let after = uid()?;
+    expect(after != before, "another node of that name", after)
+}
+
 /// agnhost's connect says DNS, REFUSED or TIMEOUT when it fails.
 fn connect(machine: &Computer, to: &str) -> Result<String> {
     machine.kubectl(&["exec", "caller", "--", "/agnhost", "connect", to, "--timeout=10s"])
@@ -83,6 +106,22 @@ fn connect(machine: &Computer, to: &str) -> Result<String> {
 fn refusal(machine: &Computer, to: &str, wanted: &[&str]) -> Result {
     let said = connect(machine, to).map_or_else(|failure| failure.to_string(), |_| "connected".into());
     expect(wanted.iter().any(|word| said.contains(word)), wanted[0], said)
+}
+
+/// From the master: the pods that it holds and the Services, by its own address.
+fn the_sites_router_learns_pods_and_services(m1: &Computer, router: &SiteRouter) -> Result {
+    let of_m1 = |what: &str| m1.kubectl(&["get", "node", "m1", "-o", &format!("jsonpath={what}")]);
+    let (pods, address) = (of_m1("{.spec.podCIDR}")?, of_m1("{.status.addresses[?(@.type=='InternalIP')].address}")?);
+    let service = m1.kubectl(&["get", "service", "web", "-o", "jsonpath={.spec.clusterIP}/32"])?;
+    m1.eventually("routes to pods and Services", || {
+        let routes = router.routes()?;
+        let hop = |network: &str| {
+            let mut of_network = routes.lines().skip_while(|line| !line.starts_with(network));
+            of_network.find_map(|line| line.trim().strip_prefix("BGP.next_hop: "))
+        };
+        let told = hop(&pods) == Some(&address) && hop(&service) == Some(&address);
+        expect(told, &format!("{pods} and {service} by {address}"), &routes)
+    })
 }
 
 fn the_annotation_chooses_the_scheduler(machine: &Computer) -> Result {

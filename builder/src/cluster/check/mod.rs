@@ -167,6 +167,10 @@ impl Checker<'_> {
             } else if bgp.peers[..index].iter().any(|other| other.address == peer.address) {
                 self.report(&path, format!("the router {} is listed twice", peer.address), "remove one of them");
             }
+            if peer.port == 0 {
+                let path = format!("bgp.peer[{index}].port");
+                self.report(&path, "nothing listens on port 0", "1 to 65535 is wanted; absent: 179 (RFC 4271)");
+            }
         }
     }
 

@@ -192,7 +192,7 @@ fn bgp_needs_kube_router_and_routers_that_are_there_once() {
     let with = |network: &str| {
         format!(
             "name = \"lab\"\nnetwork = {network:?}\n[bgp]\nasn = 0\n[[bgp.peer]]\naddress = \"192.0.2.1\"\nasn = 64500\n\
-             [[bgp.peer]]\naddress = \"192.0.2.1\"\nasn = 64500\n[[bgp.peer]]\naddress = \"router\"\nasn = 1\n\
+             [[bgp.peer]]\naddress = \"192.0.2.1\"\nasn = 64500\n[[bgp.peer]]\naddress = \"router\"\nasn = 1\nport = 0\n\
              [[machine]]\nname = \"master-1\"\nrole = \"master\"\n"
         )
     };
@@ -200,6 +200,7 @@ fn bgp_needs_kube_router_and_routers_that_are_there_once() {
         "4: no autonomous system has this number",
         "9: the router 192.0.2.1 is listed twice",
         "12: \"router\" is no address of a router",
+        "14: nothing listens on port 0",
     ];
     assert_eq!(problems(&with("kube-router")), expected);
     assert_eq!(problems(&with("kube-proxy")).len(), 1 + expected.len());
