@@ -94,7 +94,7 @@ fn two_masters_form_on_an_operators_word_and_the_third_joins() {
 fn masters_come_in_any_order_and_two_that_are_lost_are_replaced_from_a_snapshot() {
     story_with_machines("two-masters-lost", 3, |lab| {
         let mut room = Room::furnished(lab, (3, 0), "", (PLAIN_MASTER, NODE))?;
-        for (name, missing) in [("m3", "m1 (no answer), m2 (no answer)"), ("m1", "m2 (no answer)")] {
+        for (name, missing) in [("m3", "m1 (no answer) and m2 (no answer)"), ("m1", "m2 (no answer)")] {
             room.machine_mut(name)?.power_on()?;
             let waits = format!("forming the cluster waits for {missing}");
             room.machine(name)?.wait_for_console(waits, FORMED_SECONDS)?;
