@@ -106,7 +106,7 @@ fn run_tests(part: &Part, master: &Computer, folder: &Path, report: &Path) -> Re
     let compiled = folder.join("e2e.test");
     std::os::unix::fs::symlink(program("e2e", "e2e")?, &compiled).map_err(Failure::file(&compiled, "make"))?;
     let mut tests = Command::new(program("e2e", "ginkgo")?);
-    tests.env("KUBE_TEST_REPO_LIST", registries).current_dir(folder).args(["run", "--no-color"]);
+    tests.env("KUBE_TEST_REPO_LIST", registries).current_dir(folder).args(["run", "--no-color", "-v"]);
     let (focus, processes) = match std::env::var(FOCUS) {
         Ok(again) => (again, 1),
         Err(_) => (part.focus.join("|"), part.processes),
