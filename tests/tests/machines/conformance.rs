@@ -119,7 +119,7 @@ fn run_tests(part: &Part, master: &Computer, folder: &Path, report: &Path) -> Re
     let within = std::time::Duration::from_secs(LIMIT_SECONDS + 600);
     let outcome = run(tests, "", within)?;
     write("e2e.log", &format!("{}{}", outcome.output, outcome.errors))?;
-    let last = outcome.output.lines().rev().find(|line| line.contains("Passed"));
+    let last = outcome.output.lines().rev().find(|line| line.contains(" Passed | "));
     last.map(str::to_owned)
         .ok_or_else(|| Failure::Unexpected("ginkgo ended without a summary: look into e2e.log".into()))
 }
