@@ -1,14 +1,11 @@
 //! The EFI system partition: FAT32 in memory, the same bytes for the same files.
 
-mod dots;
-
 use crate::sparse::SparseDisk;
 use crate::tree::Content;
-use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
-use slots::FirstDay;
-use spec::layout::{ESP_VOLUME_LABEL, SECTOR_SIZE};
+use fatfs::FileSystem;
+use spec::layout::SECTOR_SIZE;
 use std::collections::BTreeMap;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Write};
 use thiserror::Error;
 
 /// Files of the ESP: relative path with slashes, and content.
@@ -19,17 +16,12 @@ pub const LOADER_PATHS: [&str; 2] = ["EFI/BOOT/BOOTX64.EFI", "EFI/systemd/system
 /// Configuration of systemd-boot.
 pub const LOADER_CONFIG: &str = "loader/loader.conf";
 
-/// Sectors of the FSInfo structure and of its copy behind the backup boot sector.
-const FS_INFO_SECTORS: [u64; 2] = [1, 7];
-/// The backup boot sector.
-const BACKUP_BOOT_SECTOR: u64 = 6;
-
 #[derive(Debug, Error)]
 pub enum EspError {
     #[error("ESP: {path}: {source}")]
     File { path: String, source: io::Error },
     #[error("ESP: {0}")]
-    Format(io::Error),
+    Format(#[from] io::Error),
     #[error("ESP: `{0}` is no path for it: wanted a relative path without empty, `.` or `..` parts")]
     Path(String),
 }
@@ -41,31 +33,10 @@ pub enum EspError {
 /// A bad path, content that cannot be read, a volume that is too small, each by name.
 pub fn build(size: u64, serial: u32, files: &Files) -> Result<SparseDisk, EspError> {
     let mut disk = SparseDisk::new(size);
-    let options = FormatVolumeOptions::new()
-        .fat_type(FatType::Fat32)
-        .bytes_per_sector(SECTOR_SIZE as u16)
-        .volume_id(serial)
-        .volume_label(padded_label());
-    fatfs::format_volume(&mut disk, options).map_err(EspError::Format)?;
-    disk.rewind().map_err(EspError::Format)?;
-    let options = FsOptions::new().update_accessed_date(false).time_provider(&FirstDay);
-    let volume = FileSystem::new(&mut disk, options).map_err(EspError::Format)?;
-    for (path, content) in files {
-        place(&volume, path, content)?;
-    }
-    let statistics = volume.stats().map_err(EspError::Format)?;
-    volume.unmount().map_err(EspError::Format)?;
-    dots::mend(&mut disk).map_err(EspError::Format)?;
-    finish(&mut disk, statistics.free_clusters()).map_err(EspError::Format)?;
+    slots::make(&mut disk, serial, SECTOR_SIZE as u16, |volume| {
+        files.iter().try_for_each(|(path, content)| place(volume, path, content))
+    })?;
     Ok(disk)
-}
-
-fn padded_label() -> [u8; 11] {
-    let mut label = [b' '; 11];
-    for (place, byte) in label.iter_mut().zip(ESP_VOLUME_LABEL.bytes()) {
-        *place = byte;
-    }
-    label
 }
 
 fn place(volume: &FileSystem<&mut SparseDisk>, path: &str, content: &Content) -> Result<(), EspError> {
@@ -89,34 +60,13 @@ fn place(volume: &FileSystem<&mut SparseDisk>, path: &str, content: &Content) ->
     file.flush().map_err(named)
 }
 
-/// Says in FSInfo how much is free, in the copy too, and makes the backup boot sector equal to the
-/// first: fsck.fat wants no repair then.
-fn finish(disk: &mut SparseDisk, free_clusters: u32) -> io::Result<()> {
-    let mut information = read_sector(disk, FS_INFO_SECTORS[0])?;
-    information[488..492].copy_from_slice(&free_clusters.to_le_bytes());
-    for sector in FS_INFO_SECTORS {
-        write_sector(disk, sector, &information)?;
-    }
-    let boot = read_sector(disk, 0)?;
-    write_sector(disk, BACKUP_BOOT_SECTOR, &boot)
-}
-
-fn read_sector(disk: &mut SparseDisk, sector: u64) -> io::Result<[u8; SECTOR_SIZE as usize]> {
-    let mut bytes = [0; SECTOR_SIZE as usize];
-    disk.seek(SeekFrom::Start(sector * SECTOR_SIZE))?;
-    disk.read_exact(&mut bytes)?;
-    Ok(bytes)
-}
-
-fn write_sector(disk: &mut SparseDisk, sector: u64, bytes: &[u8]) -> io::Result<()> {
-    disk.seek(SeekFrom::Start(sector * SECTOR_SIZE))?;
-    disk.write_all(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fatfs::{FatType, FsOptions};
     use spec::boot::UKI_FOLDER;
+    use spec::layout::ESP_VOLUME_LABEL;
+    use std::io::{Read, Seek, SeekFrom};
 
     const SIZE: u64 = 40 * 1024 * 1024;
 
@@ -154,7 +104,10 @@ mod tests {
     #[test]
     fn free_space_is_told_as_it_is() {
         let mut disk = build(SIZE, 1, &files()).unwrap();
-        let told = u32::from_le_bytes(read_sector(&mut disk, 1).unwrap()[488..492].try_into().unwrap());
+        let mut told = [0; 4];
+        disk.seek(SeekFrom::Start(512 + 488)).unwrap();
+        disk.read_exact(&mut told).unwrap();
+        let told = u32::from_le_bytes(told);
         disk.rewind().unwrap();
         let volume = FileSystem::new(disk, FsOptions::new()).unwrap();
         let first_fat_free = volume.stats().unwrap().free_clusters();

@@ -16,6 +16,7 @@ mod events;
 mod files;
 mod identity;
 mod initramfs;
+mod install;
 mod machine;
 mod modules;
 mod mounts;

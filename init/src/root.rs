@@ -6,6 +6,7 @@ use crate::devices::{self, Watch};
 use crate::disk::state;
 use crate::events::{self, Inbox, Mailbox};
 use crate::identity::{self, Signs};
+use crate::install;
 use crate::machine::Machine;
 use crate::modules::{Index, Loader, load_for_processor, names_in};
 use crate::net::{link, plan::format_mac, run as network};
@@ -126,6 +127,7 @@ impl Life {
             Stage::Devices => self.devices(),
             Stage::Seed => self.seed(),
             Stage::Identity => self.identity(),
+            Stage::Install => self.install(),
             Stage::Clock => {
                 clock::make_believable(self.machine.earliest_time(), None);
                 Ok(())
@@ -188,6 +190,12 @@ impl Life {
             )
         };
         let seed = seed::read_path(&device, 0).map_err(|error| refused(&error))?;
+        if let Some(note) = seed.files.get(contract::files::INSTALLED)
+            && !seed.files.contains_key(contract::files::MACHINE)
+        {
+            let note = String::from_utf8_lossy(note);
+            install::start_from_there(&note, &self.handover.disk, &self.watch);
+        }
         write_seed(&seed.files).map_err(|error| refused(&error))?;
         let text = |name: &str| {
             let bytes = seed.files.get(name).ok_or_else(|| refused(&format!("it has no {name}")))?;
@@ -239,6 +247,17 @@ impl Life {
             .map_err(|error| Failure::hold("the host name", error, "names are DNS labels: letters, digits and `-`"))?;
         self.machine.definition = Some(found);
         Ok(())
+    }
+
+    fn install(&self) -> Result<(), Failure> {
+        let Some(rule) = self.machine.definition.as_ref().and_then(|definition| definition.install.clone()) else {
+            return Ok(());
+        };
+        let here = Path::new(paths::SEED_DIR).join(contract::files::INSTALLED);
+        if here.exists() {
+            return Ok(());
+        }
+        install::run(&rule, &self.handover, &self.machine.owner(), &self.watch)
     }
 
     fn network(&self) -> Result<(), Failure> {

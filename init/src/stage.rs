@@ -33,6 +33,8 @@ pub enum Stage {
     Seed,
     /// Which machine of the cluster this is.
     Identity,
+    /// From a stick to the machine's own disk, where the definition wants that.
+    Install,
     /// Never before image and seed.
     Clock,
     /// Addresses in the background.
@@ -59,6 +61,7 @@ impl Stage {
             Stage::Devices => "devices",
             Stage::Seed => "seed",
             Stage::Identity => "identity",
+            Stage::Install => "install",
             Stage::Clock => "clock",
             Stage::Network => "network",
             Stage::State => "state",
@@ -80,13 +83,14 @@ pub fn plan(mode: Mode) -> Vec<Stage> {
             Stage::Verity,
             Stage::EnterRoot,
         ],
-        // Identity needs the seed; network and state need the identity; the clock comes before any
+        // Identity needs the seed; install, network and state need the identity; the clock comes before any
         // file system is written; modules come before the sysctls that they bring.
         Mode::Root => vec![
             Stage::Mounts,
             Stage::Devices,
             Stage::Seed,
             Stage::Identity,
+            Stage::Install,
             Stage::Clock,
             Stage::Network,
             Stage::State,
@@ -158,7 +162,10 @@ mod tests {
         );
         assert_eq!(
             names(Mode::Root),
-            ["mounts", "devices", "seed", "identity", "clock", "network", "state", "modules", "sysctl", "services"]
+            [
+                "mounts", "devices", "seed", "identity", "install", "clock", "network", "state", "modules", "sysctl",
+                "services"
+            ]
         );
     }
 
@@ -169,6 +176,8 @@ mod tests {
         for (earlier, later) in [
             (Stage::Seed, Stage::Identity),
             (Stage::Devices, Stage::Identity),
+            (Stage::Identity, Stage::Install),
+            (Stage::Install, Stage::State),
             (Stage::Identity, Stage::Network),
             (Stage::Identity, Stage::State),
             (Stage::Clock, Stage::State),

@@ -97,6 +97,17 @@ pub fn change_partition(
     Ok(())
 }
 
+/// Has the kernel read the partition table of an open disk anew (`BLKRRPART`).
+///
+/// # Errors
+/// As the kernel answers, `EBUSY` where one of its partitions is in use.
+pub fn read_partitions_again(disk: impl AsFd) -> io::Result<()> {
+    const BLKRRPART: libc::c_ulong = 0x125f;
+    // SAFETY: the request takes no argument.
+    check(unsafe { libc::ioctl(disk.as_fd().as_raw_fd(), BLKRRPART) })?;
+    Ok(())
+}
+
 /// A packet socket for IPv4 on one interface: what is received and sent starts at the IP header.
 ///
 /// # Errors

@@ -4,11 +4,13 @@
 //! entries that were there before or those that shall be: a file's content and its clusters reach the disk before the
 //! directory names its size, and a rename is one sector.
 
+mod dots;
 mod ordered;
+mod volume;
 
 use fatfs::{Date, DateTime, FileSystem, FsOptions, Time, TimeProvider};
+pub use ordered::Device;
 use ordered::Ordered;
-pub use ordered::{Device, Sector};
 use spec::boot::{
     Entry, FIRST_GENERATION, GRUB_ENVIRONMENT, GRUB_ENVIRONMENT_SIZE, GRUB_FOLDER, GrubEnvironment, TRIES, Tries,
     UKI_FOLDER, grub_command_line, grub_files,
@@ -16,6 +18,7 @@ use spec::boot::{
 use spec::layout::Slot;
 use std::io::{self, Read, Seek, Write};
 use thiserror::Error;
+pub use volume::make;
 
 #[derive(Debug, Error)]
 pub enum Error {

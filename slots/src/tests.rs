@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io::SeekFrom;
 
 const SECTOR: u64 = 512;
+type Sector = [u8; SECTOR as usize];
 const SIZE: u64 = 40 << 20;
 
 /// A disk in memory that remembers its writes, sector by sector, and its syncs.

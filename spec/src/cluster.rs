@@ -102,6 +102,7 @@ impl AnyNode {
             labels: self.labels.clone(),
             taints: self.taints.clone(),
             state_disk: None,
+            install: None,
         }
     }
 }
@@ -234,6 +235,38 @@ pub struct Machine {
     /// Name below /dev/disk/by-id; absent: the disk that it booted from.
     #[serde(default)]
     pub state_disk: Option<String>,
+    /// Where it puts itself when it was started from a stick; absent: it runs from the stick.
+    #[serde(default)]
+    pub install: Option<Install>,
+}
+
+/// The disk that a machine puts itself on: the only one of its own that has all of this.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Install {
+    /// Name below /dev/disk/by-id.
+    pub id: Option<String>,
+    /// As the disk tells it, whole.
+    pub model: Option<String>,
+    pub transport: Option<Transport>,
+    /// Sizes in 10^9 bytes, as disks are sold.
+    pub min_gb: Option<u32>,
+    pub max_gb: Option<u32>,
+    /// Serial number of a disk that may lose what is on it. Without it only an empty one is written to.
+    pub wipe: Option<String>,
+}
+
+/// How a disk of the machine's own is connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum Transport {
+    Nvme,
+    Sata,
+    Sas,
+    Scsi,
+    Virtio,
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]

@@ -20,6 +20,8 @@ pub const STATE_FILE_SYSTEM_LABEL: &str = "state";
 /// Attribute of the state partition's GPT entry until its file system is complete: what is there may be
 /// made again. One of the bits that the specification leaves to the type's owner (UEFI 2.10 section 5.3.3).
 pub const STATE_BEING_MADE: u64 = 1 << 48;
+/// Label of the ESP while a machine puts itself on the disk: what is there may be written over.
+pub const BEING_INSTALLED: &str = "installing";
 /// Version of the layout of the state partition; an image refuses a newer one before it writes.
 pub const STATE_FORMAT: u32 = 1;
 

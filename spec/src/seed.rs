@@ -53,6 +53,9 @@ pub mod files {
     pub const MANIFESTS_DIR: &str = "manifests";
     /// Zones of the masters' DNS by name, on masters.
     pub const ZONES_DIR: &str = "zones";
+    /// `seed::Installed` as TOML: beside the others on a disk that a machine has put itself on, alone on the stick that
+    /// it came from.
+    pub const INSTALLED: &str = "installed.toml";
     /// Key for secrets at rest: 32 bytes, base64.
     pub const ENCRYPTION_KEY: &str = "pki/encryption.key";
 }
@@ -74,6 +77,16 @@ pub struct Machine {
     /// Known after forming.
     #[serde(default)]
     pub cluster_id: Option<String>,
+}
+
+/// Where a machine has put itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Installed {
+    /// Partition GUID of that disk's ESP.
+    pub esp: String,
+    /// The disk, for people.
+    pub disk: String,
 }
 
 /// Whose state a state partition holds. Foreign or newer state is refused by name.

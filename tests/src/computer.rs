@@ -175,6 +175,11 @@ impl<'lab> Computer<'lab> {
         Ok(self.running()?.console().wait_for(pattern, self.patience.seconds(seconds))?)
     }
 
+    /// Types on the serial console.
+    pub fn type_on_console(&self, text: &str) -> Result {
+        Ok(self.running()?.console().send(text)?)
+    }
+
     /// Waits for a QMP event, `RESET` or `SHUTDOWN` for example.
     pub fn wait_for_event(&self, name: &str, seconds: u64) -> Result {
         self.running()?.qmp().wait_event(name, self.patience.seconds(seconds))?;

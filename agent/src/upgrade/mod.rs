@@ -4,7 +4,6 @@
 //! Architecture invariant: the slot that runs is never written, the other has no boot files until everything in it was
 //! read back and found to be what the signed manifest says.
 
-mod firmware;
 mod judge;
 mod payload;
 mod trial;
@@ -222,7 +221,7 @@ impl Session {
         match self.files.finish(&self.manifest) {
             Ok(entry) => {
                 // Without it a UKI that does not load wants a hand.
-                if let Err(error) = firmware::ensure_entries(self.files.esp()) {
+                if let Err(error) = firmware::stay_with(Path::new(self.files.esp())) {
                     say(format!("the firmware's boot entries: {error}"));
                 }
                 say(format!("upgrade to {}: {entry} is on trial at the next boot", self.manifest.image.version));

@@ -32,6 +32,7 @@ mod tests {
         labels = { rack = "r1" }
         taints = ["gpu=yes:NoSchedule"]
         state-disk = "wwn-0x5000c500a1b2c3d4"
+        install = { transport = "nvme", min-gb = 100, wipe = "S5X" }
         [[machine]]
         name = "node-1"
         role = "node"

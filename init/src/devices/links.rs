@@ -99,7 +99,7 @@ fn links_of(disk: &Disk) -> Vec<(String, Vec<PathBuf>)> {
 }
 
 /// Names by serial number and world-wide name.
-fn ids(disk: &str) -> Vec<String> {
+pub fn ids(disk: &str) -> Vec<String> {
     let folder = Path::new("/sys/class/block").join(disk);
     let text = |name: &str| trimmed(folder.join(name)).filter(|text| !text.is_empty());
     let mut ids = Vec::new();

@@ -344,6 +344,39 @@ fn usable_end(table: &Table, length: u64) -> u64 {
     length.saturating_sub(layout::BACKUP_GPT_RESERVE) / layout::ALIGNMENT * layout::ALIGNMENT / table.sector.as_u64()
 }
 
+/// The table of a disk that a machine puts itself on: what an image brings, in its places. GRUB has no place on sectors
+/// of 4096 bytes. Until [`finished`] the ESP is none for firmware.
+pub fn being_installed(sector: LogicalBlockSize, mut draw: impl FnMut() -> Uuid) -> Table {
+    use layout::Partition::{Bios, Esp, RootA, Seed};
+    let kinds = [Bios, Esp, RootA, Seed].into_iter().filter(|kind| *kind != Bios || sector == LogicalBlockSize::Lb512);
+    let mut partitions = BTreeMap::new();
+    for kind in kinds {
+        let first = kind.offset() / sector.as_u64();
+        let count = kind.size().unwrap_or(0) / sector.as_u64();
+        partitions.insert(kind.number(), entry(kind, draw(), first, first + count - 1));
+    }
+    if let Some(esp) = partitions.get_mut(&Esp.number()) {
+        esp.name = layout::BEING_INSTALLED.to_owned();
+        esp.part_type_guid = Seed.type_guid().into();
+    }
+    Table { disk_guid: draw(), partitions, sector, primary_broken: false, backup_in_place: false }
+}
+
+/// The same once everything lies there.
+pub fn finished(table: &Table) -> Table {
+    let mut finished = table.clone();
+    if let Some(esp) = finished.partitions.get_mut(&layout::Partition::Esp.number()) {
+        esp.name = layout::Partition::Esp.label().to_owned();
+        esp.part_type_guid = layout::Partition::Esp.type_guid().into();
+    }
+    finished
+}
+
+/// Whether a machine was cut off while it put itself on this disk.
+pub fn is_being_installed(table: &Table) -> bool {
+    table.partitions.get(&layout::Partition::Esp.number()).is_some_and(|esp| esp.name == layout::BEING_INSTALLED)
+}
+
 /// The table of a disk that holds nothing but the state.
 ///
 /// # Errors

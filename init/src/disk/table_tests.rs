@@ -202,3 +202,29 @@ proptest! {
         let _ = read(&mut Cursor::new(bytes), LogicalBlockSize::Lb512);
     }
 }
+
+/// Firmware finds no ESP until everything lies there; then the first boot adds the rest, as on a stick.
+#[test]
+fn a_disk_that_is_installed_to_has_the_images_places_and_no_esp_until_the_end() {
+    for sector in [LogicalBlockSize::Lb512, LogicalBlockSize::Lb4096] {
+        let mut next = 0u128;
+        let draw = || {
+            next += 1;
+            Uuid::from_u128(next)
+        };
+        let unfinished = being_installed(sector, draw);
+        assert!(is_being_installed(&unfinished));
+        let esp_type = gpt::partition_types::Type::from(layout::Partition::Esp.type_guid());
+        assert!(unfinished.partitions.values().all(|partition| partition.part_type_guid != esp_type));
+        let finished = finished(&unfinished);
+        assert!(!is_being_installed(&finished));
+        assert_eq!(finished.partitions.contains_key(&1), sector == LogicalBlockSize::Lb512);
+        let length = 16 << 30;
+        let whole = complete(&finished, length, || Uuid::from_u128(99)).unwrap();
+        for kind in
+            layout::Partition::ALL.into_iter().filter(|kind| finished.partitions.contains_key(&1) || kind.number() > 1)
+        {
+            assert_eq!(whole.partitions[&kind.number()].first_lba * sector.as_u64(), kind.offset(), "{kind:?}");
+        }
+    }
+}

@@ -94,6 +94,16 @@ pub fn check(
     Ok(superblock)
 }
 
+/// Where root and tree end: behind the superblock's block a level of hashes for each 128 blocks of the one before.
+pub fn reach(superblock: &Superblock, hash_offset: u64) -> u64 {
+    const BLOCK: u64 = VERITY_BLOCK_SIZE as u64;
+    const HASHES: u64 = BLOCK / 32;
+    let levels = std::iter::successors(Some(superblock.data_blocks.div_ceil(HASHES)), |blocks| {
+        (*blocks > 1).then(|| blocks.div_ceil(HASHES))
+    });
+    hash_offset + BLOCK * (1 + levels.sum::<u64>())
+}
+
 /// The target's parameters for device mapper (the kernel's verity.rst). A flipped bit anywhere in the
 /// root stops the machine: no program may see it.
 pub fn target_parameters(device: &Path, hash_offset: u64, root_hash: &[u8; 32], superblock: &Superblock) -> String {
@@ -145,6 +155,16 @@ mod tests {
         assert!(matches!(check(&mut Cursor::new(&bytes), 4096, &root), Err(VerityError::RootHash { .. })));
         assert_eq!(check(&mut Cursor::new(&bytes), 0, &root), Err(VerityError::NoSuperblock));
         assert!(matches!(check(&mut Cursor::new(&bytes[..5000]), 4096, &root), Err(VerityError::Io(_))));
+    }
+
+    /// 128 hashes of 32 bytes in a block, and one block for the superblock.
+    #[test]
+    fn the_tree_ends_where_its_levels_do() {
+        for (data_blocks, tree) in [(1, 1), (128, 1), (129, 2 + 1), (128 * 128, 128 + 1), (128 * 128 + 1, 129 + 2 + 1)]
+        {
+            let superblock = Superblock { data_blocks, salt: Vec::new() };
+            assert_eq!(reach(&superblock, 8192), 8192 + 4096 * (1 + tree), "{data_blocks}");
+        }
     }
 
     proptest! {

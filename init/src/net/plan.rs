@@ -153,6 +153,7 @@ mod tests {
             labels: Default::default(),
             taints: vec![],
             state_disk: None,
+            install: None,
         }
     }
 

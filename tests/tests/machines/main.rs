@@ -7,6 +7,7 @@ mod cluster;
 mod conformance;
 mod dead_clock;
 mod full_kernel;
+mod install;
 mod one_master;
 mod oracles;
 mod power_cuts;

@@ -6,7 +6,7 @@ use super::values::{
     taint,
 };
 use ipnet::IpNet;
-use spec::cluster::{AnyNode, Bond, Machine};
+use spec::cluster::{AnyNode, Bond, Install, Machine};
 use std::collections::{BTreeMap, BTreeSet};
 
 const MAC: &str = "six pairs of hexadecimal digits are wanted, such as 52:54:00:12:34:56, of a card and not of a group";
@@ -47,18 +47,47 @@ impl Checker<'_> {
         }
         self.labels(&at("labels"), name, &machine.labels);
         self.taints(&at("taints"), name, &machine.taints);
-        if let Some(disk) = machine
-            .state_disk
-            .as_deref()
-            .filter(|disk| disk.is_empty() || disk.contains('/') || [".", ".."].contains(disk))
-        {
+        if let Some(disk) = &machine.state_disk {
+            self.disk_id(&at("state-disk"), name, disk);
+        }
+        if let Some(install) = &machine.install {
+            self.install(&at("install"), name, install);
+        }
+        self.machine_network(index, machine);
+    }
+
+    fn disk_id(&mut self, path: &str, name: &str, disk: &str) {
+        if disk.is_empty() || disk.contains('/') || [".", ".."].contains(&disk) {
             self.report(
-                &at("state-disk"),
+                path,
                 format!("{name}: {disk:?} is no name of a disk"),
                 "a name below /dev/disk/by-id is wanted, without the folder",
             );
         }
-        self.machine_network(index, machine);
+    }
+
+    fn install(&mut self, path: &str, name: &str, install: &Install) {
+        if let Some(id) = &install.id {
+            self.disk_id(&format!("{path}.id"), name, id);
+        }
+        if let (Some(least), Some(most)) = (install.min_gb, install.max_gb)
+            && least > most
+        {
+            self.report(
+                &format!("{path}.min-gb"),
+                format!("{name}: no disk has at least {least} and at most {most} GB"),
+                "min-gb is at most max-gb",
+            );
+        }
+        for (key, value) in [("model", &install.model), ("wipe", &install.wipe)] {
+            if value.as_ref().is_some_and(|value| value.trim().is_empty()) {
+                self.report(
+                    &format!("{path}.{key}"),
+                    format!("{name}: the disk's {key} is empty"),
+                    "what the disk itself says is wanted; absent: anything, and nothing is wiped",
+                );
+            }
+        }
     }
 
     pub(super) fn any_node(&mut self, any: &AnyNode) {

@@ -371,3 +371,16 @@ fn the_pods_network_has_room_for_every_machine() {
     );
     refused(&cluster_with("pod-cidr = \"10.244.0.0/25\""), "2: pod-cidr 10.244.0.0/25 has no room for a node's pods");
 }
+
+#[test]
+fn a_disk_to_install_to_is_one_that_can_be() {
+    let with = |install: &str| {
+        problems(&format!(
+            "name = \"lab\"\n[[machine]]\nname = \"master-1\"\nrole = \"master\"\ninstall = {{ {install} }}\n"
+        ))
+    };
+    assert_eq!(with("transport = \"nvme\", min-gb = 100, max-gb = 100, wipe = \"S5X\""), [""; 0]);
+    assert_eq!(with("id = \"/dev/sda\""), ["5: master-1: \"/dev/sda\" is no name of a disk"]);
+    assert_eq!(with("min-gb = 2, max-gb = 1"), ["5: master-1: no disk has at least 2 and at most 1 GB"]);
+    assert_eq!(with("wipe = \" \""), ["5: master-1: the disk's wipe is empty"]);
+}

@@ -1,7 +1,6 @@
 //! Puts right what fatfs 0.3 writes into new directories: it gives `.` and `..` long names, which
 //! take the first and the third slot, where FAT wants the two entries themselves in the first two.
 
-use crate::sparse::SparseDisk;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 
 const ENTRY: usize = 32;
@@ -20,7 +19,7 @@ struct Geometry {
 }
 
 /// Mends every directory of the volume.
-pub(super) fn mend(disk: &mut SparseDisk) -> io::Result<()> {
+pub fn mend(disk: &mut (impl Read + Write + Seek)) -> io::Result<()> {
     let geometry = Geometry::read(disk)?;
     let mut pending = vec![geometry.root];
     while let Some(directory) = pending.pop() {
@@ -33,7 +32,7 @@ pub(super) fn mend(disk: &mut SparseDisk) -> io::Result<()> {
 }
 
 impl Geometry {
-    fn read(disk: &mut SparseDisk) -> io::Result<Self> {
+    fn read(disk: &mut (impl Read + Seek)) -> io::Result<Self> {
         let boot = read_at(disk, 0, 512)?;
         let sector = u64::from(u16::from_le_bytes([boot[11], boot[12]]));
         let reserved = u64::from(u16::from_le_bytes([boot[14], boot[15]]));
@@ -51,7 +50,7 @@ impl Geometry {
     }
 
     /// Clusters of a file or directory, in order.
-    fn chain(&self, disk: &mut SparseDisk, first: u32) -> io::Result<Vec<u32>> {
+    fn chain(&self, disk: &mut (impl Read + Seek), first: u32) -> io::Result<Vec<u32>> {
         let mut chain = Vec::new();
         let mut cluster = first;
         while (2..END_OF_CHAIN).contains(&cluster) {
@@ -63,7 +62,7 @@ impl Geometry {
     }
 
     /// Mends one cluster of a directory; gives the directories that it lists.
-    fn mend_cluster(&self, disk: &mut SparseDisk, cluster: u32) -> io::Result<Vec<u32>> {
+    fn mend_cluster(&self, disk: &mut (impl Read + Write + Seek), cluster: u32) -> io::Result<Vec<u32>> {
         let mut bytes = read_at(disk, self.offset(cluster), self.cluster_size as usize)?;
         if reorder(&mut bytes, self.root) {
             disk.seek(SeekFrom::Start(self.offset(cluster)))?;
@@ -104,7 +103,7 @@ fn first_cluster(entry: &[u8]) -> u32 {
     u32::from_le_bytes([entry[26], entry[27], entry[20], entry[21]])
 }
 
-fn read_at(disk: &mut SparseDisk, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+fn read_at(disk: &mut (impl Read + Seek), offset: u64, length: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; length];
     disk.seek(SeekFrom::Start(offset))?;
     disk.read_exact(&mut bytes)?;

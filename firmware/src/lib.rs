@@ -1,6 +1,6 @@
-//! The firmware's boot order: a UKI that does not load ends the loader, and the firmware goes on with its next entry. So
-//! that this is the loader again until a slot on trial has no tries left, as many entries for it stand behind the one
-//! that this machine was started by (UEFI 2.10 sections 3.1.3, 3.3 and 10.3).
+//! The firmware's boot order (UEFI 2.10 sections 3.1.3, 3.3 and 10.3): entries for the loader of one disk, as many as a
+//! slot on trial has tries. A UKI that does not load ends the loader, and the firmware goes on with its next entry, which
+//! shall be the loader again until no tries are left.
 
 use rustix::fs::{IFlags, Mode, OFlags};
 use spec::boot::TRIES;
@@ -29,21 +29,48 @@ struct Esp {
     guid: Uuid,
 }
 
-/// Puts the entries there; nothing on a machine that was started by BIOS.
+/// Entries for the ESP (its device) that this machine was started from, behind the entry that it was started by; nothing
+/// on a machine that was started by BIOS.
 ///
 /// # Errors
 /// With the variable or file in the text.
-pub fn ensure_entries(esp_device: &str) -> io::Result<()> {
-    if !Path::new(FOLDER).is_dir() {
+pub fn stay_with(esp: &Path) -> io::Result<()> {
+    if !is_there() {
         return Ok(());
     }
-    let esp = esp(esp_device)?;
+    let esp = Esp::of(esp, loader_partition()?)?;
+    let current = numbers(&read("BootCurrent")?.unwrap_or_default()).first().copied();
+    enter(&esp, Place::Behind(current)).map(drop)
+}
+
+/// Entries for another disk's ESP (its device and its partition GUID), before all others; the next boot takes the first
+/// of them in any case. Nothing on a machine that was started by BIOS.
+///
+/// # Errors
+/// With the variable or file in the text.
+pub fn turn_to(esp: &Path, guid: Uuid) -> io::Result<()> {
+    if !is_there() {
+        return Ok(());
+    }
+    let order = enter(&Esp::of(esp, guid)?, Place::First)?;
+    match order.first() {
+        Some(first) => write("BootNext", &first.to_le_bytes()),
+        None => Ok(()),
+    }
+}
+
+/// Whether the machine was started by UEFI.
+pub fn is_there() -> bool {
+    Path::new(FOLDER).is_dir()
+}
+
+/// The order that there is in the end.
+fn enter(esp: &Esp, place: Place) -> io::Result<Vec<u16>> {
     let wanted: Vec<Vec<u8>> =
-        (1..=TRIES).map(|number| load_option(&format!("{NAME}{number}"), &esp)).collect::<io::Result<_>>()?;
+        (1..=TRIES).map(|number| load_option(&format!("{NAME}{number}"), esp)).collect::<io::Result<_>>()?;
     let existing = entries()?;
     let order = numbers(&read("BootOrder")?.unwrap_or_default());
-    let current = numbers(&read("BootCurrent")?.unwrap_or_default()).first().copied();
-    let change = change(&order, current, &existing, &wanted);
+    let change = change(&order, place, &existing, &wanted);
     for (number, option) in &change.written {
         write(&entry_name(*number), option)?;
     }
@@ -51,7 +78,15 @@ pub fn ensure_entries(esp_device: &str) -> io::Result<()> {
         let bytes: Vec<u8> = change.order.iter().flat_map(|number| number.to_le_bytes()).collect();
         write("BootOrder", &bytes)?;
     }
-    Ok(())
+    Ok(change.order)
+}
+
+/// Where entries stand among the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Behind the entry of this number; where it is one of ours or none, ours stay where the first of them is.
+    Behind(Option<u16>),
+    First,
 }
 
 /// What is written, and the order afterwards.
@@ -61,18 +96,22 @@ struct Change {
     order: Vec<u16>,
 }
 
-fn change(order: &[u16], current: Option<u16>, existing: &BTreeMap<u16, Vec<u8>>, wanted: &[Vec<u8>]) -> Change {
+fn change(order: &[u16], place: Place, existing: &BTreeMap<u16, Vec<u8>>, wanted: &[Vec<u8>]) -> Change {
     let of_ours: Vec<u16> = existing.iter().filter(|(_, option)| is_ours(option)).map(|(number, _)| *number).collect();
     let free = (0..=u16::MAX).filter(|number| !existing.contains_key(number));
     let places: Vec<u16> = of_ours.iter().copied().chain(free).take(wanted.len()).collect();
     let differs = |(number, option): &(u16, Vec<u8>)| existing.get(number) != Some(option);
     let written = places.iter().copied().zip(wanted.iter().cloned()).filter(differs).collect();
-    // Behind the entry that works; where that is one of ours, all of them stay where the first one is.
     let others: Vec<u16> =
         order.iter().copied().filter(|number| !of_ours.contains(number) && !places.contains(number)).collect();
-    let place = match current.and_then(|current| others.iter().position(|number| *number == current)) {
-        Some(place) => place + 1,
-        None => order.iter().position(|number| of_ours.contains(number)).unwrap_or(0).min(others.len()),
+    let behind = |current: Option<u16>| {
+        let found = current.and_then(|current| others.iter().position(|number| *number == current));
+        let ours = || order.iter().position(|number| of_ours.contains(number)).unwrap_or(0).min(others.len());
+        found.map_or_else(ours, |found| found + 1)
+    };
+    let place = match place {
+        Place::Behind(current) => behind(current),
+        Place::First => 0,
     };
     let mut order = others;
     order.splice(place..place, places);
@@ -108,25 +147,30 @@ fn load_option(name: &str, esp: &Esp) -> io::Result<Vec<u8>> {
     Ok([&ACTIVE[..], &length.to_le_bytes(), &text(name), &path].concat())
 }
 
-fn esp(device: &str) -> io::Result<Esp> {
-    let name = device.rsplit('/').next().unwrap_or_default();
-    let folder = Path::new("/sys/class/block").join(name);
-    let number = |file: PathBuf| -> io::Result<u64> {
-        let text = std::fs::read_to_string(&file).map_err(at(&file))?;
-        text.trim().parse().map_err(io::Error::other)
-    };
-    // The kernel counts in 512 bytes, a device path in the disk's own sectors.
-    let sector = number(folder.join("../queue/logical_block_size"))? / 512;
+impl Esp {
+    fn of(device: &Path, guid: Uuid) -> io::Result<Esp> {
+        let folder = Path::new("/sys/class/block").join(device.file_name().unwrap_or_default());
+        let number = |file: PathBuf| -> io::Result<u64> {
+            let text = std::fs::read_to_string(&file).map_err(at(&file))?;
+            text.trim().parse().map_err(io::Error::other)
+        };
+        // The kernel counts in 512 bytes, a device path in the disk's own sectors.
+        let sector = (number(folder.join("../queue/logical_block_size"))? / 512).max(1);
+        Ok(Esp {
+            number: number(folder.join("partition"))? as u32,
+            start: number(folder.join("start"))? / sector,
+            size: number(folder.join("size"))? / sector,
+            guid,
+        })
+    }
+}
+
+fn loader_partition() -> io::Result<Uuid> {
     let variable = Path::new(FOLDER).join(LOADER_PARTITION);
     let bytes = std::fs::read(&variable).map_err(at(&variable))?;
     let units = bytes.get(4..).unwrap_or_default().chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
     let guid = String::from_utf16_lossy(&units.take_while(|unit| *unit != 0).collect::<Vec<_>>());
-    Ok(Esp {
-        number: number(folder.join("partition"))? as u32,
-        start: number(folder.join("start"))? / sector.max(1),
-        size: number(folder.join("size"))? / sector.max(1),
-        guid: Uuid::parse_str(&guid).map_err(|error| at(&variable)(io::Error::other(error)))?,
-    })
+    Uuid::parse_str(&guid).map_err(|error| at(&variable)(io::Error::other(error)))
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> io::Error + '_ {
@@ -200,24 +244,26 @@ mod tests {
     fn the_entries_come_behind_the_one_that_works_and_stay_there() {
         let existing: BTreeMap<u16, Vec<u8>> =
             [(0, option("UiApp", 0)), (1, option("UEFI Misc Device", 0)), (3, option("PXE", 0))].into();
-        let first = change(&[3, 1, 0], Some(1), &existing, &ours(4096));
+        let first = change(&[3, 1, 0], Place::Behind(Some(1)), &existing, &ours(4096));
         assert_eq!(first.order, [3, 1, 2, 4, 5, 0]);
         assert_eq!(first.written.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [2, 4, 5]);
 
         let mut existing = existing;
         existing.extend(first.written.clone());
         for current in [Some(1), Some(4), None] {
-            let again = change(&first.order, current, &existing, &ours(4096));
+            let again = change(&first.order, Place::Behind(current), &existing, &ours(4096));
             assert_eq!((again.order, again.written), (first.order.clone(), Vec::new()), "{current:?}");
         }
         // The disk was written anew.
-        let moved = change(&first.order, Some(1), &existing, &ours(8192));
-        assert_eq!((moved.order, moved.written.len()), (first.order, 3));
+        let moved = change(&first.order, Place::Behind(Some(1)), &existing, &ours(8192));
+        assert_eq!((moved.order, moved.written.len()), (first.order.clone(), 3));
+        let turned = change(&first.order, Place::First, &existing, &ours(8192));
+        assert_eq!((turned.order, turned.written.len()), (vec![2, 4, 5, 3, 1, 0], 3));
     }
 
     #[test]
     fn a_firmware_without_an_order_gets_one() {
-        let change = change(&[], None, &BTreeMap::new(), &ours(1));
+        let change = change(&[], Place::Behind(None), &BTreeMap::new(), &ours(1));
         assert_eq!((change.order, change.written.len()), (vec![0, 1, 2], 3));
     }
 

@@ -1,0 +1,164 @@
+//! A disk is written: the image's partitions as they lie on the stick, the ESP afresh in the disk's own sectors.
+//!
+//! Architecture invariant: the table says "installing" before anything else is written and until everything was read
+//! back; a disk that says so is written over by the next attempt, and no firmware starts from it.
+
+use super::choose::Candidate;
+use crate::console::say;
+use crate::disk::block::Disk;
+use crate::disk::table::{self, Table};
+use crate::random;
+use crate::sys;
+use fatfs::{Dir, FileSystem, FsOptions};
+use rustix::fs::{Advice, fadvise};
+use seed::Files;
+use spec::layout::Partition;
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use uuid::Uuid;
+
+const BUFFER: usize = 1 << 20;
+/// Where the protective record's boot code ends (UEFI 2.10 table 5.3).
+const BOOT_CODE: usize = 440;
+
+/// What a machine brings from its stick.
+pub struct Source<'a> {
+    pub disk: &'a Disk,
+    /// Bytes of slot A that hold the root and its hash tree.
+    pub root: u64,
+    pub seed: &'a Files,
+}
+
+/// Writes all of it; gives the new ESP's partition GUID. `seed` is what the disk's seed shall hold beside the note.
+///
+/// # Errors
+/// With what was done in the text. The disk says "installing" then.
+pub fn write(
+    source: &Source<'_>,
+    target: &Candidate,
+    note: impl FnOnce(Uuid) -> io::Result<Files>,
+) -> io::Result<Uuid> {
+    let (from, to) = (source.disk, &target.disk);
+    let unfinished = table::being_installed(to.sector_size(), random::uuid);
+    let mut device = named("open it", to.open(true))?;
+    named("its partition table", lay(&mut device, &unfinished))?;
+    named("its partitions", sys::read_partitions_again(&device))?;
+    drop(device);
+
+    if unfinished.partitions.contains_key(&Partition::Bios.number()) {
+        let size = Partition::Bios.size().unwrap_or(0);
+        named("GRUB", copy(from, to, Partition::Bios, size).and_then(|()| boot_code(from, to)))?;
+    }
+    say(format!("install      {} MiB of root to {}", source.root >> 20, to.name));
+    named("the root", copy(from, to, Partition::RootA, source.root))?;
+    named("the root, read back", compare(from, to, Partition::RootA, source.root))?;
+    named("the ESP", esp(from, to))?;
+    let guid = unfinished.partitions.get(&Partition::Esp.number()).map(|esp| esp.part_guid).unwrap_or_default();
+    let mut files = source.seed.clone();
+    files.append(&mut note(guid)?);
+    let place = to.partition_device(Partition::Seed.number());
+    named("the seed", zero(&place, Partition::Seed.size().unwrap_or(0)))?;
+    named("the seed", seed::write_path(&place, 0, &files).map_err(io::Error::other))?;
+
+    let mut device = named("open it", to.open(true))?;
+    named("its partition table", lay(&mut device, &table::finished(&unfinished)))?;
+    named("its partitions", sys::read_partitions_again(&device))?;
+    Ok(guid)
+}
+
+fn named<T>(what: &str, done: io::Result<T>) -> io::Result<T> {
+    done.map_err(|error| io::Error::new(error.kind(), format!("{what}: {error}")))
+}
+
+fn lay(device: &mut File, table: &Table) -> io::Result<()> {
+    let epochs = table::plan_write(device, table).map_err(io::Error::other)?;
+    table::execute(device, &epochs)
+}
+
+fn open(disk: &Disk, partition: Partition, write: bool) -> io::Result<File> {
+    let path = disk.partition_device(partition.number());
+    File::options().read(true).write(write).open(&path).map_err(crate::files::at(&path))
+}
+
+fn copy(from: &Disk, to: &Disk, partition: Partition, bytes: u64) -> io::Result<()> {
+    let source = open(from, partition, false)?;
+    let mut target = open(to, partition, true)?;
+    let copied = io::copy(&mut BufReader::with_capacity(BUFFER, source.take(bytes)), &mut target)?;
+    if copied != bytes {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("{copied} of {bytes} bytes came")));
+    }
+    target.sync_all()
+}
+
+/// What the disk itself holds, not what the kernel remembers of it.
+fn compare(from: &Disk, to: &Disk, partition: Partition, bytes: u64) -> io::Result<()> {
+    let (mut wanted, mut found) = (open(from, partition, false)?, open(to, partition, false)?);
+    fadvise(&found, 0, None, Advice::DontNeed)?;
+    let (mut left, mut offset) = (vec![0; BUFFER], 0);
+    let mut right = left.clone();
+    while offset < bytes {
+        let count = usize::try_from(bytes - offset).unwrap_or(usize::MAX).min(BUFFER);
+        wanted.read_exact(&mut left[..count])?;
+        found.read_exact(&mut right[..count])?;
+        if left[..count] != right[..count] {
+            return Err(io::Error::other(format!(
+                "the disk gives other bytes than were written, from byte {offset} on"
+            )));
+        }
+        offset += count as u64;
+    }
+    Ok(())
+}
+
+/// GRUB's first sector; it finds the rest in the partition, which lies where it lay.
+fn boot_code(from: &Disk, to: &Disk) -> io::Result<()> {
+    let mut code = [0; BOOT_CODE];
+    from.open(false)?.read_exact(&mut code)?;
+    let mut target = to.open(true)?;
+    let mut sector = [0; 512];
+    target.read_exact(&mut sector)?;
+    sector[..BOOT_CODE].copy_from_slice(&code);
+    target.seek(SeekFrom::Start(0))?;
+    target.write_all(&sector)?;
+    target.sync_all()
+}
+
+/// A file system of its own with the same files.
+fn esp(from: &Disk, to: &Disk) -> io::Result<()> {
+    let source = FileSystem::new(open(from, Partition::Esp, true)?, FsOptions::new().update_accessed_date(false))?;
+    let mut target = open(to, Partition::Esp, true)?;
+    let sector = u16::try_from(to.sector_size().as_u64()).map_err(io::Error::other)?;
+    slots::make(&mut target, random::uuid().as_fields().0, sector, |volume| {
+        copy_folder(&source.root_dir(), &volume.root_dir())
+    })?;
+    target.sync_all()
+}
+
+fn copy_folder<S, T>(from: &Dir<'_, S>, to: &Dir<'_, T>) -> io::Result<()>
+where
+    S: Read + Write + Seek,
+    T: Read + Write + Seek,
+{
+    for entry in from.iter() {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == "." || name == ".." {
+            continue;
+        }
+        if entry.is_dir() {
+            copy_folder(&entry.to_dir(), &to.create_dir(&name)?)?;
+        } else {
+            let mut file = to.create_file(&name)?;
+            io::copy(&mut BufReader::with_capacity(BUFFER, entry.to_file()), &mut file)?;
+            file.flush()?;
+        }
+    }
+    Ok(())
+}
+
+/// Nothing of what a partition held stays.
+pub fn zero(device: &std::path::Path, bytes: u64) -> io::Result<()> {
+    let mut file = File::options().write(true).open(device).map_err(crate::files::at(device))?;
+    io::copy(&mut io::repeat(0).take(bytes), &mut file)?;
+    file.sync_all()
+}
