@@ -26,11 +26,14 @@ pub async fn take(api: &Api, caller: &Caller, key: &[u8]) -> Result<(), String> 
     let path = path(name);
     let found = api.find(&path).await.map_err(unknown)?;
     let node = api.find(&format!("/api/v1/nodes/{name}")).await.map_err(unknown)?;
-    if let Some(record) = found.as_ref().filter(|record| node.is_some() && !has_joined(record)) {
+    let now = OffsetDateTime::now_utc().unix_timestamp();
+    let judged = judge(caller, &key, found.as_ref(), node.as_ref(), now);
+    if let (Ok(Claim::Ours) | Err(_), Some(record), true) = (&judged, &found, node.is_some())
+        && !has_joined(record)
+    {
         remember_joined(api, name, record.clone()).await?;
     }
-    let now = OffsetDateTime::now_utc().unix_timestamp();
-    let version = match judge(caller, &key, found.as_ref(), node.as_ref(), now)? {
+    let version = match judged? {
         Claim::Ours => return Ok(()),
         Claim::New => Value::Null,
         Claim::Replace(version) => version,

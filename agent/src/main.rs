@@ -26,6 +26,7 @@ mod manifests;
 mod masquerade;
 mod members;
 mod metrics;
+mod netboot;
 mod netlink;
 mod nft;
 mod node;
@@ -52,15 +53,17 @@ use machine::say;
 use std::path::Path;
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: agent run | import-images | stop-pods | render DIR
+const USAGE: &str =
+    "usage: agent run | import-images | stop-pods | render DIR | netboot-seed SERVER PIN | netboot-report SERVER PIN
   run            certificates, configurations, cluster work; until it is stopped
   import-images  the image's OCI layouts into containerd; ends when done
   stop-pods      at shutdown: pods within their grace periods; ends when done
-  render DIR     for the builder: the configurations of the machine whose root DIR is, written there";
+  render DIR     for the builder: the configurations of the machine whose root DIR is, written there
+  netboot-...    for init, where the machine starts from the network: its seed, and what became of it";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
-    let words = (arguments.next(), arguments.next(), arguments.next());
+    let words = (arguments.next(), arguments.next(), arguments.next(), arguments.next());
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -69,16 +72,20 @@ fn main() -> ExitCode {
         }
     };
     let root = Path::new("/");
-    let result = match (words.0.as_deref(), words.1.as_deref(), words.2) {
-        (Some("run"), None, None) => {
+    let result = match (words.0.as_deref(), words.1.as_deref(), words.2.as_deref(), words.3) {
+        (Some("run"), None, None, None) => {
             tokio::task::LocalSet::new().block_on(&runtime, run::run(root)).map_err(|error| error.to_string())
         }
-        (Some("import-images"), None, None) => runtime.block_on(import(root)),
-        (Some("stop-pods"), None, None) => {
+        (Some("import-images"), None, None, None) => runtime.block_on(import(root)),
+        (Some("stop-pods"), None, None, None) => {
             runtime.block_on(stop::run(shutdown_api(root)));
             Ok(())
         }
-        (Some("render"), Some(folder), None) => render::rehearse(Path::new(folder)).map_err(|error| error.to_string()),
+        (Some("netboot-seed"), Some(server), Some(pin), None) => runtime.block_on(netboot::seed(server, pin)),
+        (Some("netboot-report"), Some(server), Some(pin), None) => runtime.block_on(netboot::report(server, pin)),
+        (Some("render"), Some(folder), None, None) => {
+            render::rehearse(Path::new(folder)).map_err(|error| error.to_string())
+        }
         _ => {
             say(USAGE);
             return ExitCode::from(2);

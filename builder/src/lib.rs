@@ -27,6 +27,7 @@ pub mod roll;
 pub mod root;
 pub mod run;
 pub mod scratch;
+pub mod serve;
 pub mod sources;
 pub mod sysctl;
 pub mod tools;

@@ -525,6 +525,7 @@ impl Output<'_> {
             lock: self.locked.lock.digest().map_err(Error::from_failure)?,
             root_hash: verity.root_hash_hex(),
             hash_offset: verity.hash_offset,
+            command_line: self.command_line(verity),
             versions,
             artifacts: artifacts.clone(),
             sizes: artifacts::sizes_of(&self.rooted.tree),

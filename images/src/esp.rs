@@ -2,10 +2,10 @@
 
 use crate::sparse::SparseDisk;
 use crate::tree::Content;
-use fatfs::FileSystem;
+use fatfs::{Dir, FileSystem, FsOptions};
 use spec::layout::SECTOR_SIZE;
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, Write};
 use thiserror::Error;
 
 /// Files of the ESP: relative path with slashes, and content.
@@ -60,6 +60,39 @@ fn place(volume: &FileSystem<&mut SparseDisk>, path: &str, content: &Content) ->
     file.flush().map_err(named)
 }
 
+/// Shows every file of an ESP to `see`: relative path, size in bytes, content.
+///
+/// # Errors
+/// The device's, or those of `see`.
+pub fn visit<D: Read + Write + Seek>(
+    device: &mut D,
+    mut see: impl FnMut(&str, u64, &mut dyn Read) -> io::Result<()>,
+) -> io::Result<()> {
+    let volume = FileSystem::new(device, FsOptions::new().update_accessed_date(false))?;
+    visit_folder(&volume.root_dir(), "", &mut see)
+}
+
+fn visit_folder<D: Read + Write + Seek>(
+    folder: &Dir<'_, &mut D>,
+    path: &str,
+    see: &mut impl FnMut(&str, u64, &mut dyn Read) -> io::Result<()>,
+) -> io::Result<()> {
+    for entry in folder.iter() {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == "." || name == ".." {
+            continue;
+        }
+        let place = if path.is_empty() { name } else { format!("{path}/{name}") };
+        if entry.is_dir() {
+            visit_folder(&entry.to_dir(), &place, see)?;
+        } else {
+            see(&place, entry.len(), &mut io::BufReader::with_capacity(1 << 18, entry.to_file()))?;
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,6 +132,24 @@ mod tests {
         let mut content = Vec::new();
         volume.root_dir().open_file("EFI/Linux/imgbuild-a.efi").unwrap().read_to_end(&mut content).unwrap();
         assert!(content == vec![2; 3_000_000]);
+    }
+
+    #[test]
+    fn what_was_put_there_is_seen_again() {
+        let mut disk = build(SIZE, 1, &files()).unwrap();
+        disk.rewind().unwrap();
+        let mut seen = BTreeMap::new();
+        visit(&mut disk, |path, size, reader| {
+            let mut bytes = Vec::new();
+            reader.read_to_end(&mut bytes)?;
+            assert_eq!(bytes.len() as u64, size);
+            seen.insert(path.to_owned(), bytes);
+            Ok(())
+        })
+        .unwrap();
+        let wanted: BTreeMap<String, Vec<u8>> =
+            files().iter().map(|(path, content)| (path.clone(), content.read().unwrap().to_vec())).collect();
+        assert!(seen == wanted, "{:?}", seen.keys());
     }
 
     #[test]

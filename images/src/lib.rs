@@ -12,6 +12,7 @@ pub mod esp;
 pub mod gpt;
 pub mod oci;
 pub mod oracle;
+pub mod partition;
 pub mod sparse;
 mod sys;
 pub mod tools;

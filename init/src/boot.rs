@@ -6,6 +6,7 @@ use crate::disk::block::Disk;
 use crate::stage::{Failure, Remedy, Stage};
 use serde::{Deserialize, Serialize};
 use spec::layout::{Partition, Slot};
+use spec::netboot::Start;
 use spec::status::{BootPlace, StageStatus};
 use std::fs::OpenOptions;
 use std::time::Duration;
@@ -15,20 +16,25 @@ use std::time::Duration;
 pub struct Handover {
     pub disk: Disk,
     pub slot: Slot,
+    /// Set where the disk is in memory: where the seed comes from.
+    pub netboot: Option<Start>,
     pub debug_shell: bool,
     pub stages: Vec<StageStatus>,
 }
 
 impl Handover {
-    /// What the machine runs from, for the agent.
-    pub fn place(&self) -> BootPlace {
+    /// What the machine runs from, for the agent; none where an upgrade would be forgotten at the next boot.
+    pub fn place(&self) -> Option<BootPlace> {
+        if self.netboot.is_some() {
+            return None;
+        }
         let device = |partition: Partition| self.disk.partition_device(partition.number()).display().to_string();
-        BootPlace {
+        Some(BootPlace {
             slot: self.slot,
             esp: device(Partition::Esp),
             root_a: device(Partition::RootA),
             root_b: device(Partition::RootB),
-        }
+        })
     }
 }
 

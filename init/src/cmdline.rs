@@ -11,6 +11,8 @@ pub struct CommandLine {
     pub hash_offset: Option<u64>,
     /// GUID of the boot partition, in lower case.
     pub boot_partition: Option<String>,
+    /// MAC address of the card that the machine was started by, `52:54:00:12:34:56`.
+    pub boot_interface: Option<String>,
     pub debug_shell: bool,
     /// What is there but not understood, one sentence each.
     pub complaints: Vec<String>,
@@ -37,6 +39,14 @@ pub fn parse(text: &str) -> CommandLine {
                 Ok(guid) => found.boot_partition = Some(guid.to_string()),
                 Err(_) => found.complain(name, value, "a partition GUID"),
             },
+            // The digits before the address are its kind: 01 is Ethernet.
+            key::BOOT_INTERFACE => {
+                let mac = value.strip_prefix("01-").map(|mac| mac.replace('-', ":").to_lowercase());
+                match mac.filter(|mac| crate::net::parse_mac(mac).is_some()) {
+                    Some(mac) => found.boot_interface = Some(mac),
+                    None => found.complain(name, value, "01- and a MAC address with - between its bytes"),
+                }
+            }
             key::DEBUG_SHELL => found.debug_shell = value == "1",
             _ => {}
         }
@@ -97,12 +107,13 @@ mod tests {
     fn the_builders_keys_are_understood() {
         let hash = "ab".repeat(32);
         let line = parse(&format!(
-            "quiet console=ttyS0 imgbuild.roothash={hash} imgbuild.hashoffset=8192 imgbuild.bootpart=5D1F7C62-0D3E-4B55-9A60-1F2F4F2B9E12 imgbuild.shell=1 gpt\n"
+            "quiet console=ttyS0 imgbuild.roothash={hash} imgbuild.hashoffset=8192 imgbuild.bootpart=5D1F7C62-0D3E-4B55-9A60-1F2F4F2B9E12 imgbuild.shell=1 BOOTIF=01-52-54-00-0A-00-01 gpt\n"
         ));
         assert_eq!(line.root_hash, Some([0xab; 32]));
         assert_eq!(line.hash_offset, Some(8192));
         assert_eq!(line.boot_partition.as_deref(), Some("5d1f7c62-0d3e-4b55-9a60-1f2f4f2b9e12"));
         assert!(line.debug_shell);
+        assert_eq!(line.boot_interface.as_deref(), Some("52:54:00:0a:00:01"));
         assert!(line.complaints.is_empty());
     }
 

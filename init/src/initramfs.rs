@@ -9,9 +9,11 @@ use crate::disk::block::{self, Disk};
 use crate::disk::{mapper, table, verity};
 use crate::files::at;
 use crate::modules::{Index, Loader, modaliases_of_devices, names_in};
+use crate::netboot;
 use crate::stage::{Failure, Mode, Stage, plan};
 use rustix::mount::{MountFlags, mount};
 use spec::layout::Slot;
+use spec::netboot::Start;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
@@ -38,6 +40,7 @@ struct Found {
     events: Option<uevent::Listener>,
     seen: BTreeSet<String>,
     disk: Option<Disk>,
+    netboot: Option<Start>,
     slot: Option<Slot>,
     root: Option<PathBuf>,
 }
@@ -183,7 +186,27 @@ fn holders(guid: &str) -> Vec<Disk> {
     block::disks().into_iter().filter(|disk| holds(disk, guid)).collect()
 }
 
+/// The network boot's disk, where the files for it came with the kernel.
+fn disk_in_memory(found: &mut Found) -> Result<(), Failure> {
+    let failed = |error: io::Error| {
+        let hint = "start this machine again; `imgbuild serve` and the image must be of one version";
+        Failure::retry("the disk in memory of a machine that starts from the network", error, hint)
+    };
+    found.netboot = netboot::start().map_err(failed)?;
+    if found.netboot.is_some() {
+        if let Some(Err(error)) = found.loader.as_ref().map(|loader| loader.load("loop")) {
+            say(error.to_string());
+        }
+        found.disk = Some(netboot::disk::make().map_err(failed)?);
+    }
+    Ok(())
+}
+
 fn find_disk(found: &mut Found) -> Result<(), Failure> {
+    disk_in_memory(found)?;
+    if found.disk.is_some() {
+        return Ok(());
+    }
     let wanted = crate::efi::loader_partition().or_else(|| found.command_line.boot_partition.clone());
     let Some(wanted) = wanted else {
         return Err(Failure::hold(
@@ -303,6 +326,7 @@ fn enter(recorder: &mut Recorder, found: &Found) {
             let handover = Handover {
                 disk: disk.clone(),
                 slot,
+                netboot: found.netboot.clone(),
                 debug_shell: found.command_line.debug_shell,
                 stages: recorder.stages.clone(),
             };

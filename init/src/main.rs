@@ -21,6 +21,7 @@ mod machine;
 mod modules;
 mod mounts;
 mod net;
+mod netboot;
 mod page;
 mod power;
 mod random;
@@ -41,6 +42,11 @@ fn main() {
     let name = arguments.first().map_or("", |path| path.rsplit('/').next().unwrap_or(path));
     if name == "modprobe" {
         std::process::exit(modules::answer_kernel_request(&arguments));
+    }
+    if std::process::id() != 1 && arguments.get(1).is_some_and(|word| word == netboot::LEASE) {
+        let ended = netboot::lease().err().map(|error| error.to_string());
+        console::say(format!("init {}: {}", netboot::LEASE, ended.unwrap_or_default()));
+        std::process::exit(1);
     }
     if std::process::id() != 1 {
         std::process::exit(control::ask(&arguments));

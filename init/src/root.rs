@@ -10,6 +10,7 @@ use crate::install;
 use crate::machine::Machine;
 use crate::modules::{Index, Loader, load_for_processor, names_in};
 use crate::net::{link, plan::format_mac, run as network};
+use crate::netboot::Session;
 use crate::service::cgroup;
 use crate::service::definition;
 use crate::service::supervisor::Supervisor;
@@ -41,6 +42,8 @@ struct Life {
     loader: Arc<Loader>,
     watch: Arc<Watch>,
     mailbox: Mailbox,
+    /// From the seed to the machine's own network, where it starts from the network.
+    netboot: Option<Arc<Session>>,
     sysctl_failures: Vec<sysctl::Failure>,
     units: Vec<Unit>,
 }
@@ -98,6 +101,7 @@ fn begin() -> Result<(Life, Inbox), Failure> {
         loader: Arc::new(Loader::new(Index::of_running_kernel())),
         watch: Arc::default(),
         mailbox,
+        netboot: None,
         sysctl_failures: Vec::new(),
         units: Vec::new(),
     };
@@ -189,6 +193,12 @@ impl Life {
                 "write the image again with `imgbuild burn --cluster NAME --machine NAME`, which puts a seed beside it",
             )
         };
+        if let Some(start) = self.handover.netboot.clone() {
+            let image = &self.machine.image;
+            let session = self.netboot.insert(Arc::new(Session::open(start, &self.watch)?));
+            let files = session.seed(self.machine.role(), &image.version)?;
+            seed::write_path(&device, 0, &files).map_err(|error| refused(&error))?;
+        }
         let seed = seed::read_path(&device, 0).map_err(|error| refused(&error))?;
         if let Some(note) = seed.files.get(contract::files::INSTALLED)
             && !seed.files.contains_key(contract::files::MACHINE)
@@ -257,10 +267,11 @@ impl Life {
         if here.exists() {
             return Ok(());
         }
-        install::run(&rule, &self.handover, &self.machine.owner(), &self.watch)
+        install::run(&rule, &self.handover, self.netboot.clone(), &self.machine.owner(), &self.watch)
     }
 
-    fn network(&self) -> Result<(), Failure> {
+    fn network(&mut self) -> Result<(), Failure> {
+        self.netboot = None;
         // A pod sandbox and etcd want these files whether or not an address ever comes.
         for (path, text) in [
             ("/etc/resolv.conf", "# no name server yet\n".to_owned()),

@@ -108,6 +108,37 @@ pub fn read_partitions_again(disk: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Number of a loop device that is free, made where there is none (`LOOP_CTL_GET_FREE`). `control` is /dev/loop-control.
+///
+/// # Errors
+/// As the kernel answers.
+pub fn free_loop(control: impl AsFd) -> io::Result<i32> {
+    const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4c82;
+    // SAFETY: the request takes no argument.
+    check(unsafe { libc::ioctl(control.as_fd().as_raw_fd(), LOOP_CTL_GET_FREE) })
+}
+
+/// Backs a loop device with an open file, for reading and writing, and has the kernel look for partitions (`LOOP_CONFIGURE`,
+/// <linux/loop.h>).
+///
+/// # Errors
+/// As the kernel answers, `EBUSY` for one that is in use.
+pub fn configure_loop(device: impl AsFd, backing: impl AsFd) -> io::Result<()> {
+    const LOOP_CONFIGURE: libc::c_ulong = 0x4c0a;
+    const LO_FLAGS_PARTSCAN: u32 = 8;
+    /// `struct loop_config`: the descriptor, the block size, `struct loop_info64` and reserved space.
+    const SIZE: usize = 304;
+    /// Of `lo_flags` in it.
+    const FLAGS: usize = 8 + 52;
+    let mut configuration = [0u8; SIZE];
+    let descriptor = u32::try_from(backing.as_fd().as_raw_fd()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    configuration[..4].copy_from_slice(&descriptor.to_ne_bytes());
+    configuration[FLAGS..FLAGS + 4].copy_from_slice(&LO_FLAGS_PARTSCAN.to_ne_bytes());
+    // SAFETY: the structure has the kernel's size and lives until the call returns.
+    check(unsafe { libc::ioctl(device.as_fd().as_raw_fd(), LOOP_CONFIGURE, configuration.as_ptr()) })?;
+    Ok(())
+}
+
 /// A packet socket for IPv4 on one interface: what is received and sent starts at the IP header.
 ///
 /// # Errors

@@ -29,6 +29,8 @@ pub enum NicLink {
     /// One end of a cable as a pair of unix datagram sockets, each end bound to its own path: either
     /// machine may start, stop and come back on its own.
     Datagram { local: PathBuf, remote: PathBuf },
+    /// An interface of the host's, or of the network namespace that QEMU is started in (tun(4)): it is there already.
+    Tap { name: String },
     /// A hub: every machine with the same multicast group and port, on the host's loopback only.
     Multicast { group: Ipv4Addr, port: u16 },
 }
@@ -91,6 +93,7 @@ impl NicLink {
                 let (local, remote) = (path(local)?, path(remote)?);
                 format!("dgram,id={id},local.type=unix,local.path={local},remote.type=unix,remote.path={remote}")
             }
+            NicLink::Tap { name } => format!("tap,id={id},ifname={name},script=no,downscript=no"),
             NicLink::Multicast { group, port } => {
                 format!(
                     "dgram,id={id},remote.type=inet,remote.host={group},remote.port={port},local.type=inet,local.host=127.0.0.1,local.port=0"

@@ -10,6 +10,7 @@ pub mod dns;
 pub mod firewall;
 pub mod image;
 pub mod layout;
+pub mod netboot;
 pub mod paths;
 pub mod ports;
 pub mod profile;

@@ -1,6 +1,7 @@
 //! A machine in a story: its disk outlives power cycles, and it is talked to as its operator would.
 
 use crate::lab::kubectl;
+use crate::native::in_namespace;
 use crate::patience::until_it_works;
 use crate::run::run;
 use crate::{Failure, ImageDir, Lab, Result, StoryCluster, http, manifests};
@@ -8,6 +9,7 @@ use qemu::{Disk, Firmware, Gateway, Machine, Nic, Patience, Pattern, Running, St
 use serde_json::json;
 use spec::layout::Partition;
 use spec::ports;
+use std::fs::File;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,6 +41,8 @@ pub struct Computer<'lab> {
     patience: Patience,
     /// Where the host finds it: behind this gateway, or (`None`) in QEMU's own network.
     behind: Option<(Arc<Gateway>, Ipv4Addr)>,
+    /// The network namespace that its card's other end is in.
+    namespace: Option<Arc<File>>,
     running: Option<Running>,
 }
 
@@ -64,7 +68,7 @@ impl<'lab> Computer<'lab> {
         machine.nics.push(Nic::user(&FORWARDED));
         let kubeconfig = image.cluster_dir.join("admin.kubeconfig");
         let patience = Patience::new(accelerator);
-        Ok(Computer { lab, machine, folder, kubeconfig, patience, behind: None, running: None })
+        Ok(Computer { lab, machine, folder, kubeconfig, patience, behind: None, namespace: None, running: None })
     }
 
     /// The virtual hardware, to be changed while it is off.
@@ -107,6 +111,12 @@ impl<'lab> Computer<'lab> {
         self.behind = Some((gateway, address));
     }
 
+    /// Makes this its only card, whose other end is in a network namespace; while it is off.
+    pub(crate) fn plug_into(&mut self, card: Nic, namespace: Arc<File>) {
+        self.machine.nics = vec![card];
+        self.namespace = Some(namespace);
+    }
+
     /// Makes it a master of another cluster; while it is off.
     pub fn take_seed(&mut self, cluster: &StoryCluster, machine: Option<&str>) -> Result {
         self.write_seed(cluster, &cluster.master_seed(machine)?)
@@ -125,9 +135,16 @@ impl<'lab> Computer<'lab> {
     }
 
     pub fn power_on(&mut self) -> Result {
-        let programs = |name: &str| self.lab.program(name);
-        let options = StartOptions { programs: &programs, folder: &self.folder, observer: None };
-        self.running = Some(start(&self.machine, options)?);
+        let start = || {
+            let programs = |name: &str| self.lab.program(name);
+            let options = StartOptions { programs: &programs, folder: &self.folder, observer: None };
+            Ok(start(&self.machine, options)?)
+        };
+        let running = match &self.namespace {
+            None => start()?,
+            Some(namespace) => in_namespace(namespace, start)?,
+        };
+        self.running = Some(running);
         Ok(())
     }
 

@@ -1,6 +1,8 @@
 //! What the stories put into the cluster. Everything runs agnhost, which is baked into the image:
 //! no story pulls anything.
 
+use spec::ports::API_BALANCER;
+
 /// Reference of the baked image (tests/profiles/story.toml).
 pub const AGNHOST: &str = "imgbuild.local/agnhost:1";
 /// NodePort of the Service `web`.
@@ -102,6 +104,57 @@ spec:
     volumeMounts: [{{name: usr, mountPath: /usr, readOnly: true}}]
   volumes: [{{name: usr, hostPath: {{path: /usr}}}}]
 "
+    )
+}
+
+/// Name of the pod of [`asker_on`].
+pub const ASKER: &str = "asker";
+
+/// A pod on the node of this name that reads an object by the node's own balancer, once a second, with client-go's
+/// connections (`kubectl proxy`). A request that an API server has not looked at is sent again, as client-go does by itself
+/// for all but its proxy. Its container `asks` writes how often it was answered, once in 30 times, and FAILED.
+pub fn asker_on(node: &str) -> String {
+    let on = on(node);
+    format!(
+        r#"apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {{name: {ASKER}}}
+roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: view}}
+subjects: [{{kind: ServiceAccount, name: default, namespace: default}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: {ASKER}}}
+spec:
+{on}  hostNetwork: true
+  containers:
+  - name: proxy
+    image: {AGNHOST}
+    imagePullPolicy: Never
+    command: [/usr/bin/busybox, sh, -c]
+    args:
+    - |
+      cd /var/run/secrets/kubernetes.io/serviceaccount
+      exec /usr/bin/kubectl proxy --port=8001 --server=https://127.0.0.1:{API_BALANCER} --tls-server-name=kubernetes \
+        --certificate-authority=ca.crt --token="$(/usr/bin/busybox cat token)"
+    volumeMounts: [{{name: usr, mountPath: /usr, readOnly: true}}]
+  - name: asks
+    image: {AGNHOST}
+    imagePullPolicy: Never
+    command: [/usr/bin/busybox, sh, -c]
+    args:
+    - |
+      ask() {{ /usr/bin/busybox wget -q -T 10 -O /dev/null http://127.0.0.1:8001/api/v1/namespaces/default; }}
+      until ask; do /usr/bin/busybox sleep 1; done
+      count=0
+      while true; do
+        if ask || {{ /usr/bin/busybox sleep 1; ask; }}; then count=$((count + 1)); else echo "FAILED at $(/usr/bin/busybox date)"; fi
+        [ $((count % 30)) = 0 ] && echo "answered $count times at $(/usr/bin/busybox date)"
+        /usr/bin/busybox sleep 1
+      done
+    volumeMounts: [{{name: usr, mountPath: /usr, readOnly: true}}]
+  volumes: [{{name: usr, hostPath: {{path: /usr}}}}]
+"#
     )
 }
 

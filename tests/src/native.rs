@@ -92,14 +92,32 @@ fn cable(name: &str) -> &str {
     &name[name.len().saturating_sub(15)..]
 }
 
-fn end(child: &mut Child) {
+pub(crate) fn end(child: &mut Child) {
     // What has ended already needs no end.
     drop(child.kill());
     drop(child.wait());
 }
 
+/// The network namespace of a process.
+pub(crate) fn network_of(holder: &Child) -> Result<File> {
+    let path = PathBuf::from(format!("/proc/{}/ns/net", holder.id()));
+    File::open(&path).map_err(Failure::file(&path, "open"))
+}
+
+/// Works in a network namespace: a thread has one of its own to enter, and takes it along when it ends; a socket, and a
+/// process that is started, stay where they were made.
+pub(crate) fn in_namespace<T: Send>(network: &File, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let inside = || {
+        let entered = move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network));
+        entered.map_err(|error| Failure::file("a network namespace", "enter")(error.into()))?;
+        work()
+    };
+    let outcome = std::thread::scope(|scope| scope.spawn(inside).join());
+    outcome.unwrap_or_else(|_| Err(Failure::Unexpected("the thread in the namespace panicked".into())))
+}
+
 /// Starts a process that keeps namespaces alive, and waits for its word.
-fn hold(command: &mut Command) -> Result<Child> {
+pub(crate) fn hold(command: &mut Command) -> Result<Child> {
     let failed = |error| Failure::file("unshare", "make namespaces with")(error);
     let mut holder = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(failed)?;
     let mut word = [0; 6];
@@ -110,7 +128,7 @@ fn hold(command: &mut Command) -> Result<Child> {
     }
 }
 
-fn nsenter(holder: &Child, namespaces: &[&str], script: &str) -> Result {
+pub(crate) fn nsenter(holder: &Child, namespaces: &[&str], script: &str) -> Result {
     let mut command = Command::new("nsenter");
     command.arg(format!("--target={}", holder.id())).args(namespaces).args(["--", "sh", "-c", script]);
     run(command, "", COMMAND_LIMIT)?.ok().map(drop)
@@ -380,18 +398,9 @@ impl Native {
         Ok(format!("--kubeconfig={inside} --server=https://127.0.0.1:{API_BALANCER}"))
     }
 
-    /// Work beside the machine. A thread has a network namespace of its own to enter, and takes it along when it
-    /// ends; a socket stays where it was made.
+    /// Work beside the machine.
     pub fn on_its_network<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
-        let path = PathBuf::from(format!("/proc/{}/ns/net", self.holder.id()));
-        let network = File::open(&path).map_err(Failure::file(&path, "open"))?;
-        let inside = || {
-            let entered = move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network));
-            entered.map_err(|error| Failure::file(&path, "enter")(error.into()))?;
-            Ok(work())
-        };
-        let outcome = std::thread::scope(|scope| scope.spawn(inside).join());
-        outcome.unwrap_or_else(|_| Err(Failure::Unexpected("the operator's thread panicked".into())))
+        in_namespace(&network_of(&self.holder)?, || Ok(work()))
     }
 
     /// What the machine shows on its console.

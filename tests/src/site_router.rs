@@ -2,17 +2,17 @@
 //! (RFC 4271) with one machine: it knows neighbours by their addresses, and here all have the gateway's, whose QEMU takes
 //! their connections.
 
+use crate::native::end;
 use crate::patience::until_it_works;
 use crate::{Failure, Lab, Result, run};
 use qemu::gateway;
+use spec::cluster::Bgp;
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
 /// Its autonomous system, of those that nobody else uses (RFC 6996).
 const ASN: u32 = 64600;
-/// The machines', when their definition names no other.
-const MACHINES_ASN: u32 = 64512;
 
 const START: Duration = Duration::from_secs(60);
 const ANSWER: Duration = Duration::from_secs(20);
@@ -66,9 +66,7 @@ impl<'lab> SiteRouter<'lab> {
 
 impl Drop for SiteRouter<'_> {
     fn drop(&mut self) {
-        // What has ended already needs no end.
-        drop(self.process.kill());
-        drop(self.process.wait());
+        end(&mut self.process);
     }
 }
 
@@ -80,6 +78,7 @@ fn free_port() -> Result<u16> {
 
 fn configuration_for(port: u16) -> String {
     let (router, loopback) = (gateway::ADDRESS, Ipv4Addr::LOCALHOST);
+    let machines = Bgp::default().asn;
     format!(
         "log stderr all;
 debug protocols {{ states, events }};
@@ -88,7 +87,7 @@ protocol device {{ }}
 protocol bgp {{
     local {loopback} port {port} as {ASN};
     strict bind;
-    neighbor range 127.0.0.0/8 as {MACHINES_ASN};
+    neighbor range 127.0.0.0/8 as {machines};
     dynamic name \"machine\";
     multihop;
     passive;

@@ -164,7 +164,9 @@ impl Upgrades {
     }
 
     fn place(&self) -> Result<BootPlace, UpgradeError> {
-        init_status(&self.root).boot.ok_or_else(|| refused("init has not said which disk this machine runs from"))
+        init_status(&self.root).boot.ok_or_else(|| {
+            refused("this machine runs from memory: it takes a new image when it starts from the network again")
+        })
     }
 }
 

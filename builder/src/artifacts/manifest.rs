@@ -32,6 +32,8 @@ pub struct Manifest {
     pub root_hash: String,
     /// Bytes of root data before the verity superblock.
     pub hash_offset: u64,
+    /// Of the kernel, as in the UKI.
+    pub command_line: String,
     /// Debian package or component -> version.
     pub versions: BTreeMap<String, String>,
     pub artifacts: Vec<Artifact>,

@@ -15,6 +15,7 @@ mod lock;
 mod man;
 mod node;
 mod run;
+mod serve;
 mod upgrade;
 mod vendor;
 
@@ -45,6 +46,7 @@ Examples:
   imgbuild bundle out/master                   a signed bundle of that build
   imgbuild node master-1 upgrade FILE          write it to the machine's other slot, and restart into it
   imgbuild upgrade --cluster lab FILE FILE      the same for each machine of a cluster, one after the other
+  imgbuild serve out/node --cluster lab        racks that are switched on start from here
   imgbuild node master-1 logs etcd -f          what a service of a machine says, and goes on to say
   imgbuild doctor                              what this host lacks, and the command that mends it
 
@@ -85,6 +87,8 @@ enum Command {
     Node(node::NodeArguments),
     /// Roll a new image through a cluster, one machine after the other
     Upgrade(upgrade::UpgradeArguments),
+    /// Let machines start from the network: proxyDHCP, TFTP, HTTP, and their seeds by TLS
+    Serve(serve::ServeArguments),
     /// A cluster's etcd
     #[command(subcommand)]
     Etcd(etcd::EtcdCommand),
@@ -225,6 +229,7 @@ fn execute(cli: &Cli) -> Result<()> {
         Command::Cluster(command) => cluster::execute(&context, command),
         Command::Node(arguments) => node::execute(&context, arguments),
         Command::Upgrade(arguments) => upgrade::execute(&context, arguments),
+        Command::Serve(arguments) => serve::execute(&context, arguments),
         Command::Etcd(command) => etcd::execute(&context, command),
         Command::Doctor => doctor::execute(&context),
         Command::Lock(arguments) => lock::execute(&context, arguments),

@@ -26,6 +26,11 @@ impl Watch {
         self.changed.notify_all();
     }
 
+    /// For a process that does no coldplug of its own.
+    pub fn set_coldplugged(&self) {
+        self.bump(true);
+    }
+
     pub fn generation(&self) -> u64 {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).0
     }

@@ -1,5 +1,6 @@
-//! From the stick to the machine's own disk, where the definition has an `[install]`: the disk is chosen, looked at,
-//! written and entered into the firmware's order; the stick keeps nothing but a note of where its machine went.
+//! From the stick, or from the network, to the machine's own disk, where the definition has an `[install]`: the disk is
+//! chosen, looked at, written and entered into the firmware's order; the stick keeps nothing but a note of where its
+//! machine went.
 
 mod choose;
 mod write;
@@ -12,14 +13,17 @@ use crate::disk::block::Disk;
 use crate::disk::state::Owner;
 use crate::disk::{probe, table, verity};
 use crate::files;
+use crate::netboot::Session;
 use crate::stage::Failure;
 use choose::{Candidate, Choice};
 use seed::Files;
 use spec::cluster::Install;
 use spec::layout::{BACKUP_GPT_RESERVE, Partition, STATE_MINIMUM, Slot};
+use spec::netboot::Report;
 use spec::seed::{self as contract, Installed};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -34,15 +38,22 @@ const READING: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// In words; nothing that the definition does not name was written to.
-pub fn run(rule: &Install, handover: &Handover, owner: &Owner, watch: &Watch) -> Result<(), Failure> {
+pub fn run(
+    rule: &Install,
+    handover: &Handover,
+    session: Option<Arc<Session>>,
+    owner: &Owner,
+    watch: &Watch,
+) -> Result<(), Failure> {
     let target = find(rule, &handover.disk, watch)?;
     let own =
         |error: seed::Error| Failure::retry("the stick's seed", error, "write the stick again with `imgbuild burn`");
     let seed = seed::read_path(&handover.disk.partition_device(Partition::Seed.number()), 0).map_err(own)?.files;
-    let found = look(&target.disk, &seed).map_err(|error| unreadable(&target, &error))?;
+    let from = From { handover: handover.clone(), session, name: owner.machine.clone(), seed };
+    let found = look(&target.disk, &from.seed).map_err(|error| unreadable(&target, &error))?;
     match found {
         Holds::Nothing | Holds::Half => {}
-        Holds::This(esp) => leave(handover, &target, esp),
+        Holds::This(esp) => from.leave(&target, esp),
         Holds::Data(_) if rule.wipe.as_ref().is_some_and(|wipe| *wipe == target.serial) => {}
         Holds::Data(what) => {
             let reason = format!("{target} holds {what}");
@@ -51,11 +62,20 @@ pub fn run(rule: &Install, handover: &Handover, owner: &Owner, watch: &Watch) ->
                  install in cluster.toml and make the stick again",
                 target.serial
             );
-            ask(target, handover.clone(), owner.machine.clone(), seed);
+            ask(target, from);
             return Err(Failure::hold("the disk to install to is not empty", reason, hint));
         }
     }
-    bring(&target, handover, &owner.machine, &seed)
+    from.bring(&target)
+}
+
+/// What a machine brings to its disk.
+struct From {
+    handover: Handover,
+    /// It was started from the network.
+    session: Option<Arc<Session>>,
+    name: String,
+    seed: Files,
 }
 
 fn unreadable(target: &Candidate, error: &dyn std::fmt::Display) -> Failure {
@@ -165,20 +185,45 @@ fn whose(there: &Files, own: &Files, esp: Uuid) -> Holds {
     Holds::Data(format!("{name} of cluster {}", cluster(there).unwrap_or_else(|| "unknown".into())))
 }
 
-fn bring(target: &Candidate, handover: &Handover, name: &str, seed: &Files) -> Result<(), Failure> {
-    let failed = |error: io::Error| unreadable(target, &error);
-    if handover.slot != Slot::A {
-        return Err(Failure::hold(
-            "this stick runs its second slot",
-            "an upgrade was written to it",
-            "burn it anew: only what was burned is installed",
-        ));
+impl From {
+    fn bring(&self, target: &Candidate) -> Result<(), Failure> {
+        let failed = |error: io::Error| unreadable(target, &error);
+        let disk = &self.handover.disk;
+        if self.handover.slot != Slot::A {
+            return Err(Failure::hold(
+                "this stick runs its second slot",
+                "an upgrade was written to it",
+                "burn it anew: only what was burned is installed",
+            ));
+        }
+        say(format!("install      {} goes to {target}", self.name));
+        let root = root_bytes(disk).map_err(failed)?;
+        let source = write::Source { disk, root, seed: &self.seed };
+        let esp = write::write(&source, target, |esp| note(target, esp)).map_err(failed)?;
+        self.leave(target, esp)
     }
-    say(format!("install      {name} goes to {target}"));
-    let root = root_bytes(&handover.disk).map_err(failed)?;
-    let source = write::Source { disk: &handover.disk, root, seed };
-    let esp = write::write(&source, target, |esp| note(target, esp)).map_err(failed)?;
-    leave(handover, target, esp)
+
+    /// The stick loses its seed, or `serve` hears of it, and the machine starts from its disk.
+    fn leave(&self, target: &Candidate, esp: Uuid) -> ! {
+        if let Some(session) = &self.session {
+            session.report(&Report::Installed { disk: target.to_string() });
+            say(format!("install      done: this machine is on {target}"));
+            start_from(&target.disk, esp, None)
+        }
+        let disk = &self.handover.disk;
+        let stick = disk.partition_device(Partition::Seed.number());
+        let forgotten = note(target, esp).and_then(|note| {
+            write::zero(&stick, Partition::Seed.size().unwrap_or(0))?;
+            seed::write_path(&stick, 0, &note).map(drop).map_err(io::Error::other)
+        });
+        match forgotten {
+            Ok(()) => {
+                say(format!("install      done: this machine is on {target}, and the stick holds no secret any more"))
+            }
+            Err(error) => say(format!("install      done; the stick keeps its seed: {error}")),
+        }
+        start_from(&target.disk, esp, Some(disk))
+    }
 }
 
 fn root_bytes(disk: &Disk) -> io::Result<u64> {
@@ -197,22 +242,6 @@ fn note(target: &Candidate, esp: Uuid) -> io::Result<Files> {
     Ok(Files::from([(contract::files::INSTALLED.to_owned(), text.map_err(io::Error::other)?.into_bytes())]))
 }
 
-/// The stick loses its seed, and the machine starts from its disk.
-fn leave(handover: &Handover, target: &Candidate, esp: Uuid) -> ! {
-    let stick = handover.disk.partition_device(Partition::Seed.number());
-    let forgotten = note(target, esp).and_then(|note| {
-        write::zero(&stick, Partition::Seed.size().unwrap_or(0))?;
-        seed::write_path(&stick, 0, &note).map(drop).map_err(io::Error::other)
-    });
-    match forgotten {
-        Ok(()) => {
-            say(format!("install      done: this machine is on {target}, and the stick holds no secret any more"))
-        }
-        Err(error) => say(format!("install      done; the stick keeps its seed: {error}")),
-    }
-    start_from(&target.disk, esp, &handover.disk)
-}
-
 /// A stick that has installed its machine was started. Never returns.
 pub fn start_from_there(note: &str, stick: &Disk, watch: &Watch) -> ! {
     let esp = toml::from_str::<Installed>(note).ok().and_then(|note| note.esp.parse::<Uuid>().ok()).unwrap_or_default();
@@ -221,7 +250,7 @@ pub fn start_from_there(note: &str, stick: &Disk, watch: &Watch) -> ! {
         let generation = watch.generation();
         if let Some(disk) = disk_with(esp) {
             say(format!("install      this stick has put its machine on {}", disk.name));
-            start_from(&disk, esp, stick);
+            start_from(&disk, esp, Some(stick));
         }
         let left = end.saturating_sub(console::uptime());
         if left.is_zero() || !watch.wait_past(generation, left) {
@@ -244,19 +273,27 @@ fn disk_with(esp: Uuid) -> Option<Disk> {
     })
 }
 
-/// UEFI is told which disk comes next; BIOS takes whichever it finds, so the stick has to go first.
-fn start_from(disk: &Disk, esp: Uuid, stick: &Disk) -> ! {
+/// UEFI is told which disk comes next; BIOS takes whichever it finds, so a stick has to go first.
+fn start_from(disk: &Disk, esp: Uuid, stick: Option<&Disk>) -> ! {
     if firmware::is_there() {
         match firmware::turn_to(&disk.partition_device(Partition::Esp.number()), esp) {
             Ok(()) => {
-                say(format!("install      pull the stick; the next start is from {}", disk.name));
+                let pull = if stick.is_some() { "pull the stick; " } else { "" };
+                say(format!("install      {pull}the next start is from {}", disk.name));
                 crate::signals::wait_for_reboot_request(Some(READING));
                 boot::reboot_now(false)
             }
             Err(error) => say(format!("install      the firmware does not take an entry: {error}")),
         }
     }
-    say("install      pull the stick: this machine reboots as soon as it is gone");
+    if let Some(stick) = stick {
+        say("install      pull the stick: this machine reboots as soon as it is gone");
+        wait_until_gone(stick);
+    }
+    boot::reboot_now(false)
+}
+
+fn wait_until_gone(stick: &Disk) {
     while stick.device().exists() {
         let asked = console::uptime();
         crate::signals::wait_for_reboot_request(Some(LOOK_EVERY));
@@ -264,17 +301,16 @@ fn start_from(disk: &Disk, esp: Uuid, stick: &Disk) -> ! {
             break;
         }
     }
-    boot::reboot_now(false)
 }
 
 /// Listens for the serial number on the console, while the machine waits.
-fn ask(target: Candidate, handover: Handover, name: String, seed: Files) {
+fn ask(target: Candidate, from: From) {
     let listen = move || {
         let console = File::open("/dev/console").map(BufReader::new)?;
         for line in console.lines() {
             let line = line?;
             if line.trim() == target.serial && !target.serial.is_empty() {
-                if let Err(failure) = bring(&target, &handover, &name, &seed) {
+                if let Err(failure) = from.bring(&target) {
                     boot::announce("install", &failure);
                 }
             } else if !line.trim().is_empty() {

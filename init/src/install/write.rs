@@ -12,14 +12,13 @@ use crate::sys;
 use fatfs::{Dir, FileSystem, FsOptions};
 use rustix::fs::{Advice, fadvise};
 use seed::Files;
-use spec::layout::Partition;
+use spec::layout::{Partition, Slot};
+use spec::netboot::BOOT_CODE;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use uuid::Uuid;
 
 const BUFFER: usize = 1 << 20;
-/// Where the protective record's boot code ends (UEFI 2.10 table 5.3).
-const BOOT_CODE: usize = 440;
 
 /// What a machine brings from its stick.
 pub struct Source<'a> {
@@ -131,6 +130,8 @@ fn esp(from: &Disk, to: &Disk) -> io::Result<()> {
     slots::make(&mut target, random::uuid().as_fields().0, sector, |volume| {
         copy_folder(&source.root_dir(), &volume.root_dir())
     })?;
+    // A machine that starts from the network has it only where `serve` sent it.
+    slots::entry(&mut target, Slot::A).map_err(io::Error::other)?;
     target.sync_all()
 }
 

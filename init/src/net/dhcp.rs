@@ -251,6 +251,10 @@ const FIXED_SIZE: usize = 240;
 /// A message as it came from the network. `None` for anything that is no DHCP answer.
 pub fn read_message(bytes: &[u8]) -> Option<Message> {
     let (fixed, mut options) = bytes.split_at_checked(FIXED_SIZE)?;
+    // The crate slices the 16 bytes of the hardware address by this.
+    if fixed[2] > 16 {
+        return None;
+    }
     let mut kept = fixed.to_vec();
     // File and server name are no business of ours, nor what a server may hide in them.
     kept[44..236].fill(0);

@@ -57,6 +57,9 @@ fn a_request_names_address_and_server() {
     let mut bytes = Vec::new();
     message.encode(&mut Encoder::new(&mut bytes)).unwrap();
     assert_eq!(read_message(&bytes).unwrap().xid(), message.xid());
+    // A hardware address that is longer than its field.
+    bytes[2] = 17;
+    assert!(read_message(&bytes).is_none());
 }
 
 #[test]

@@ -10,7 +10,7 @@ pub mod run;
 use std::net::Ipv4Addr;
 
 /// What the machine's network is at the moment.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct NetworkState {
     pub interface: String,
     pub address: Option<(Ipv4Addr, u8)>,

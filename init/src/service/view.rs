@@ -35,7 +35,7 @@ impl Supervisor {
             services: self.units.iter().map(super::unit::Unit::status).collect(),
             sysctl_failures: self.sysctl_failures.clone(),
             shutting_down: self.shutting_down,
-            boot: Some(self.handover.place()),
+            boot: self.handover.place(),
         }
     }
 

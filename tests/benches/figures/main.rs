@@ -1,7 +1,7 @@
 //! `cargo bench -p stories`: sizes, build times, boot times and memory of the master, as the Markdown
 //! table of docs/benchmarks.md. Takes most of an hour; nothing else should run beside it.
 //!
-//! `cargo bench -p stories -- sizes builds burn boots boots-one memory agent` picks chapters.
+//! `cargo bench -p stories -- sizes builds burn serve boots boots-one memory agent` picks chapters.
 
 mod agent;
 mod bare;
@@ -9,6 +9,7 @@ mod boots;
 mod builds;
 mod burn;
 mod memory;
+mod serve;
 mod sizes;
 
 use std::path::Path;
@@ -31,10 +32,11 @@ impl Row {
 
 type Chapter = fn(&Lab) -> Result<Vec<Row>>;
 
-const CHAPTERS: [(&str, Chapter); 7] = [
+const CHAPTERS: [(&str, Chapter); 8] = [
     ("sizes", sizes::measure),
     ("builds", builds::measure),
     ("burn", burn::measure),
+    ("serve", serve::measure),
     ("boots", boots::measure_two),
     ("boots-one", boots::measure_one),
     ("memory", memory::measure),

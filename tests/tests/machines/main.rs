@@ -11,6 +11,8 @@ mod install;
 mod one_master;
 mod oracles;
 mod power_cuts;
+mod pxe;
+mod roll;
 mod state_disk;
 mod static_address;
 mod stick;

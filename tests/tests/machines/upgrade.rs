@@ -1,12 +1,15 @@
 //! A machine takes a new image while it runs, and falls back from one that does not come up.
 
 use bundle::ReleaseKey;
+use fatfs::{FileSystem, FsOptions};
+use images::partition::PartitionFile;
 use qemu::Firmware;
 use spec::agent::{SlotState, SlotStatus};
 use spec::boot::{TRIES, UKI_FOLDER};
 use spec::layout::{Partition, Slot};
+use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
-use stories::{Computer, Failure, Lab, MASTER, NEXT_MASTER, PartitionFile, Result, Room, expect, story};
+use stories::{Computer, Failure, Lab, MASTER, NEXT_MASTER, Result, Room, expect, story};
 
 /// In the first block of the root: every mount reads it.
 const EROFS_SUPERBLOCK: u64 = 1024;
@@ -89,12 +92,24 @@ fn it_fell_back(room: &Room, node: &str) -> Result {
 fn headers_without_end(m1: &Computer) -> Result {
     const SIZE_OF_HEADERS: u64 = 24 + 60;
     let failed = |error: slots::Error| Failure::Unexpected(error.to_string());
-    let mut esp = PartitionFile::open(m1.disk(), Partition::Esp)?;
+    let mut esp = PartitionFile::open(m1.disk(), Partition::Esp, true).map_err(Failure::file(m1.disk(), "open"))?;
     let (entry, mut uki) = (slots::entry(&mut esp, Slot::A).map_err(failed)?, Vec::new());
     slots::read_uki(&mut esp, Slot::A, &mut uki).map_err(failed)?;
     let signature = uki.get(0x3c..0x40).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
     let signature = signature.ok_or_else(|| Failure::Unexpected("the UKI is no program".into()))?;
-    esp.overwrite(&format!("{UKI_FOLDER}/{entry}"), u64::from(signature) + SIZE_OF_HEADERS, &[0xff; 4])
+    let path = format!("{UKI_FOLDER}/{entry}");
+    overwrite(&mut esp, &path, u64::from(signature) + SIZE_OF_HEADERS, &[0xff; 4])
+        .map_err(Failure::file(path, "overwrite"))
+}
+
+/// Overwrites a piece of a file on a FAT file system.
+fn overwrite(esp: &mut PartitionFile, path: &str, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
+    esp.rewind()?;
+    let volume = FileSystem::new(esp, FsOptions::new().time_provider(&slots::FirstDay))?;
+    let mut file = volume.root_dir().open_file(path)?;
+    file.seek(SeekFrom::Start(offset))?;
+    file.write_all(bytes)?;
+    file.flush()
 }
 
 fn what_is_not_for_this_machine_is_refused(lab: &Lab, room: &Room, first: &Path, next: &Path) -> Result {

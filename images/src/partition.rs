@@ -1,7 +1,5 @@
-//! A partition of a machine that is off, read and written on the host.
+//! A partition of a disk image, as a device of its own.
 
-use crate::{Failure, Result};
-use fatfs::{FileSystem, FsOptions};
 use spec::layout::Partition;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -16,30 +14,16 @@ pub struct PartitionFile {
 }
 
 impl PartitionFile {
-    /// # Errors
-    /// The image cannot be opened; the partition has no fixed size.
-    pub fn open(disk: &Path, partition: Partition) -> Result<PartitionFile> {
-        let file = OpenOptions::new().read(true).write(true).open(disk).map_err(Failure::file(disk, "open"))?;
-        let size = partition.size().ok_or_else(|| Failure::Unexpected(format!("{partition:?} has no size")))?;
-        let mut found = PartitionFile { disk: file, offset: partition.offset(), length: size };
-        found.rewind().map_err(Failure::file(disk, "seek in"))?;
-        Ok(found)
-    }
-
-    /// Overwrites a piece of a file on the FAT file system.
+    /// For reading, and for writing where that is asked for.
     ///
     /// # Errors
-    /// There is no such file.
-    pub fn overwrite(&mut self, path: &str, offset: u64, bytes: &[u8]) -> Result {
-        let mut change = || -> io::Result<()> {
-            self.rewind()?;
-            let volume = FileSystem::new(&mut *self, FsOptions::new().time_provider(&::slots::FirstDay))?;
-            let mut file = volume.root_dir().open_file(path)?;
-            file.seek(SeekFrom::Start(offset))?;
-            file.write_all(bytes)?;
-            file.flush()
-        };
-        change().map_err(Failure::file(path, "overwrite"))
+    /// The image cannot be opened; `InvalidInput` for the state partition, whose size is the disk's affair.
+    pub fn open(disk: &Path, partition: Partition, write: bool) -> io::Result<PartitionFile> {
+        let length = partition.size().ok_or(io::ErrorKind::InvalidInput)?;
+        let file = OpenOptions::new().read(true).write(write).open(disk)?;
+        let mut found = PartitionFile { disk: file, offset: partition.offset(), length };
+        found.rewind()?;
+        Ok(found)
     }
 }
 
