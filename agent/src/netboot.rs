@@ -8,9 +8,9 @@ use crate::{files, hex};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{Method, Request};
-use pki::{Authority, Leaf, LeafRequest};
+use pki::{Authority, Leaf, LeafRequest, Pinned};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use spec::agent::{KEY_DIGITS, Refusal};
 use spec::netboot::path;
 use std::io::{Read, Write};
@@ -19,9 +19,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use time::OffsetDateTime;
-use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use tokio_rustls::rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use tokio_rustls::rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, SignatureScheme};
+use tokio_rustls::rustls::{ClientConfig, crypto::ring};
 
 /// Between two questions.
 const ASK_EVERY: Duration = Duration::from_secs(2);
@@ -30,51 +28,6 @@ const LIMIT: Duration = Duration::from_secs(30);
 const PATIENCE: u32 = 60;
 /// Drawn once a boot: certificate and key in one file.
 const IDENTITY: &str = "/run/imgbuild/netboot.pem";
-
-/// Whose certificate has this SHA-256 is the server, whatever it says of itself.
-#[derive(Debug)]
-struct Pinned {
-    sha256: String,
-    provider: CryptoProvider,
-}
-
-impl ServerCertVerifier for Pinned {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, TlsError> {
-        if hex::sha256(end_entity) == self.sha256 {
-            return Ok(ServerCertVerified::assertion());
-        }
-        Err(CertificateError::ApplicationVerificationFailure.into())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
-}
 
 /// `agent netboot-seed SERVER PIN`: the introduction on standard input, the seed's payload on standard output.
 ///
@@ -169,13 +122,11 @@ fn identity(pin: &str) -> Result<(Arc<ClientConfig>, String), String> {
     let key = PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|error| words(&error))?;
     let public = pki::inspect_der("this machine", &certificate).map_err(|error| words(&error))?.public_key;
     let shown = hex::sha256(public)[..KEY_DIGITS].to_owned();
-    let provider = ring::default_provider();
-    let pinned = Pinned { sha256: pin.to_owned(), provider: provider.clone() };
-    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
+    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| words(&error))?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(pinned))
+        .with_custom_certificate_verifier(Arc::new(Pinned::new(pin)))
         .with_client_auth_cert(vec![certificate], key)
         .map_err(|error| words(&error))?;
     config.alpn_protocols = vec![b"h2".to_vec()];

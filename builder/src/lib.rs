@@ -2,6 +2,7 @@
 //! their images through [`pipeline`].
 
 pub mod artifacts;
+pub mod bmc;
 pub mod burn;
 pub mod cache;
 pub mod cli;

@@ -5,6 +5,7 @@
 mod authority;
 mod inspect;
 mod kubeconfig;
+mod pin;
 mod secrets;
 
 pub use authority::{Authority, Leaf, LeafRequest, RequestPolicy, Usage, new_key, signing_request};
@@ -13,6 +14,7 @@ pub use inspect::{
     matches_key,
 };
 pub use kubeconfig::{Credential, kubeconfig};
+pub use pin::Pinned;
 pub use secrets::{AuthorityName, Secrets};
 
 #[cfg(test)]

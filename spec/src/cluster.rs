@@ -103,6 +103,7 @@ impl AnyNode {
             taints: self.taints.clone(),
             state_disk: None,
             install: None,
+            bmc: None,
         }
     }
 }
@@ -238,6 +239,25 @@ pub struct Machine {
     /// Where it puts itself when it was started from a stick; absent: it runs from the stick.
     #[serde(default)]
     pub install: Option<Install>,
+    /// Its baseboard management controller, which `imgbuild power` asks; absent: it is switched by hand.
+    #[serde(default)]
+    pub bmc: Option<Bmc>,
+}
+
+/// A baseboard management controller that speaks Redfish (DMTF DSP0266). User and password stand in bmc.toml beside the
+/// definition: they are the operator's alone, and in no seed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Bmc {
+    /// `https://192.0.2.201`
+    pub url: String,
+    /// SHA-256 of its certificate, 64 hexadecimal digits: it alone is trusted.
+    #[serde(default)]
+    pub certificate: Option<String>,
+    /// Id of the machine among the BMC's systems; absent: its only one.
+    #[serde(default)]
+    pub system: Option<String>,
 }
 
 /// The disk that a machine puts itself on: the only one of its own that has all of this.

@@ -107,6 +107,7 @@ impl<'lab> Site<'lab> {
                     http_port: 8080,
                     seed_port: 8443,
                     trust_macs: false,
+                    again: Vec::new(),
                 };
                 // The story's end is the sender's.
                 let end = async { drop(stopped.await) };

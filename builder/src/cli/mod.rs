@@ -14,6 +14,7 @@ mod key;
 mod lock;
 mod man;
 mod node;
+mod power;
 mod run;
 mod serve;
 mod upgrade;
@@ -85,6 +86,8 @@ enum Command {
     Cluster(cluster::ClusterCommand),
     /// One machine that runs: status, logs, hardware, reboot, reset
     Node(node::NodeArguments),
+    /// Ask machines' BMCs (Redfish): whether they are on, switch them, choose what they start from
+    Power(power::PowerArguments),
     /// Roll a new image through a cluster, one machine after the other
     Upgrade(upgrade::UpgradeArguments),
     /// Let machines start from the network: proxyDHCP, TFTP, HTTP, and their seeds by TLS
@@ -228,6 +231,7 @@ fn execute(cli: &Cli) -> Result<()> {
         Command::Key(command) => key::execute(&context, command),
         Command::Cluster(command) => cluster::execute(&context, command),
         Command::Node(arguments) => node::execute(&context, arguments),
+        Command::Power(arguments) => power::execute(&context, arguments),
         Command::Upgrade(arguments) => upgrade::execute(&context, arguments),
         Command::Serve(arguments) => serve::execute(&context, arguments),
         Command::Etcd(command) => etcd::execute(&context, command),

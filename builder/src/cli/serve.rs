@@ -31,6 +31,9 @@ pub(super) struct ServeArguments {
     /// network that nothing else is on
     #[arg(long)]
     trust_macs: bool,
+    /// Install this machine once more, although it starts from its disk; give it once for each
+    #[arg(long, value_name = "MACHINE")]
+    install_again: Vec<String>,
 }
 
 pub(super) fn execute(context: &Context, arguments: &ServeArguments) -> Result<()> {
@@ -43,6 +46,7 @@ pub(super) fn execute(context: &Context, arguments: &ServeArguments) -> Result<(
         http_port: arguments.http_port,
         seed_port: arguments.seed_port,
         trust_macs: arguments.trust_macs,
+        again: arguments.install_again.clone(),
     };
     serve(&request, Box::new(BufReader::new(stdin())), std::future::pending())
 }

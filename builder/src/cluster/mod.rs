@@ -26,6 +26,7 @@ pub use create::{Master, NewCluster, create, write_kubeconfig};
 pub use image::{SeedOf, write_seed};
 pub use rotation::{Step, next_step, take_step, trust_files, trusted};
 pub use schema::schema;
+pub(crate) use seed::find_machine;
 use seed::seed_files_with_keys;
 pub use seed::{bound_machine, seed_files};
 

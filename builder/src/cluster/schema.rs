@@ -33,6 +33,7 @@ mod tests {
         taints = ["gpu=yes:NoSchedule"]
         state-disk = "wwn-0x5000c500a1b2c3d4"
         install = { transport = "nvme", min-gb = 100, wipe = "S5X" }
+        bmc = { url = "https://192.0.2.201", system = "1" }
         [[machine]]
         name = "node-1"
         role = "node"

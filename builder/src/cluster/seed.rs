@@ -146,7 +146,7 @@ pub(super) fn require_machine(definition: &Definition, name: &str, role: Role) -
 ///
 /// # Errors
 /// Bad input that says which there are.
-pub(super) fn find_machine<'a>(definition: &'a Definition, name: &str) -> Result<&'a spec::cluster::Machine> {
+pub(crate) fn find_machine<'a>(definition: &'a Definition, name: &str) -> Result<&'a spec::cluster::Machine> {
     let machines = &definition.cluster.machines;
     machines.iter().find(|machine| machine.name == name).ok_or_else(|| {
         let names: Vec<&str> = machines.iter().map(|machine| machine.name.as_str()).collect();

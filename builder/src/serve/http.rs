@@ -117,7 +117,7 @@ fn machine_script(site: &Site, peer: IpAddr, query: &str) -> String {
         Known::Listed(name, _) => name.clone(),
         Known::Any => mac.clone(),
     };
-    if site.machines.is_installed(&mac).is_some() {
+    if site.machines.is_installed(&name) {
         site.machines.note(&mac, "starts from its disk");
         return script::from_disk(&name);
     }

@@ -1,13 +1,17 @@
 //! Which machine asks, what it gets, and what has become of it.
 
+use crate::error::{Error, Result};
 use crate::progress::{Progress, Task, Unit};
+use crate::scratch::write_file;
 use netboot::dhcp::{self, Firmware};
 use netboot::tftp::{self, Outcome};
 use spec::agent::KEY_DIGITS;
 use spec::cluster::{Cluster, Machine, Role};
 use spec::netboot::Introduction;
 use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What firmware says of the machine that it runs on.
@@ -42,7 +46,7 @@ impl Known {
 ///
 /// # Errors
 /// Why it is nobody, in words.
-pub fn find(cluster: &Cluster, signs: &Signs, role: Option<Role>) -> Result<Known, String> {
+pub fn find(cluster: &Cluster, signs: &Signs, role: Option<Role>) -> std::result::Result<Known, String> {
     let of_role = |machine: &&Machine| role.is_none_or(|role| machine.role == role);
     let has_mac = |mac: &str| signs.macs.iter().any(|found| found.eq_ignore_ascii_case(mac));
     let marked = |machine: &&Machine| {
@@ -74,7 +78,6 @@ struct Seen {
     asks: Option<String>,
     /// The key that has been let in.
     approved: Option<String>,
-    installed: Option<String>,
     transfer: Option<(String, Task)>,
 }
 
@@ -83,9 +86,49 @@ pub struct Machines {
     seen: Mutex<BTreeMap<String, Seen>>,
     /// Addresses that a machine's requests come from.
     addresses: Mutex<BTreeMap<IpAddr, String>>,
+    installed: Mutex<Installed>,
     progress: Progress,
     /// Whoever has a machine's MAC address is that machine.
     trust_macs: bool,
+}
+
+/// Machines that have put themselves on a disk: they start from there, and are not installed a second time.
+#[derive(Debug, Default)]
+pub struct Installed {
+    path: PathBuf,
+    /// Machine -> disk, in words.
+    disks: BTreeMap<String, String>,
+}
+
+impl Installed {
+    /// Reads what earlier runs have kept; `again`: machines to be installed once more.
+    ///
+    /// # Errors
+    /// The file is none of ours, or cannot be written.
+    pub fn read(path: PathBuf, again: &[String]) -> Result<Installed> {
+        let disks = match std::fs::read_to_string(&path) {
+            Ok(text) => toml::from_str(&text).map_err(|error| Error::because(path.display().to_string(), error))?,
+            Err(error) if error.kind() == ErrorKind::NotFound => BTreeMap::new(),
+            Err(error) => return Err(Error::io("read", &path, error)),
+        };
+        let mut installed = Installed { path, disks };
+        if !again.is_empty() {
+            installed.disks.retain(|name, _| !again.contains(name));
+            installed.write()?;
+        }
+        Ok(installed)
+    }
+
+    fn remember(&mut self, name: String, disk: &str) -> Result<()> {
+        self.disks.insert(name, disk.to_owned());
+        self.write()
+    }
+
+    fn write(&self) -> Result<()> {
+        let failed = |error| Error::io("write", &self.path, error);
+        let text = toml::to_string(&self.disks).map_err(|error| failed(io::Error::other(error)))?;
+        write_file(&self.path, text.as_bytes(), 0o644).map_err(failed)
+    }
 }
 
 /// What a question for a seed is answered with.
@@ -97,8 +140,9 @@ pub enum Verdict {
 }
 
 impl Machines {
-    pub fn new(progress: Progress, trust_macs: bool) -> Machines {
-        Machines { seen: Mutex::default(), addresses: Mutex::default(), progress, trust_macs }
+    pub fn new(progress: Progress, trust_macs: bool, installed: Installed) -> Machines {
+        let installed = Mutex::new(installed);
+        Machines { seen: Mutex::default(), addresses: Mutex::default(), installed, progress, trust_macs }
     }
 
     fn seen(&self) -> MutexGuard<'_, BTreeMap<String, Seen>> {
@@ -161,8 +205,8 @@ impl Machines {
     }
 
     /// Whether the machine has put itself on a disk.
-    pub fn is_installed(&self, mac: &str) -> Option<String> {
-        self.seen().get(mac).and_then(|seen| seen.installed.clone())
+    pub fn is_installed(&self, name: &str) -> bool {
+        self.installed.lock().unwrap_or_else(PoisonError::into_inner).disks.contains_key(name)
     }
 
     /// `count` more bytes of a file have gone to an address.
@@ -220,14 +264,16 @@ impl Machines {
 
     /// A machine says what has become of it; whether its key is one that was let in.
     pub fn installed(&self, key: &str, disk: &str) -> bool {
-        let mut all = self.seen();
-        let Some((mac, seen)) = all.iter_mut().find(|(_, seen)| seen.approved.as_deref() == Some(key)) else {
-            return false;
-        };
-        seen.installed = Some(disk.to_owned());
-        let mac = mac.clone();
+        let all = self.seen();
+        let found = all.iter().find(|(_, seen)| seen.approved.as_deref() == Some(key));
+        let found = found.and_then(|(mac, seen)| Some((mac.clone(), seen.name.clone()?)));
         drop(all);
+        let Some((mac, name)) = found else { return false };
         self.note(&mac, &format!("is on its disk now: {disk}"));
+        let mut installed = self.installed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = installed.remember(name, disk) {
+            self.warn(&error.to_string());
+        }
         true
     }
 }
@@ -281,7 +327,9 @@ mod tests {
 
     #[test]
     fn a_seed_waits_for_the_key_that_the_console_shows() {
-        let machines = Machines::new(Progress::quiet(), false);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("installed.toml");
+        let machines = Machines::new(Progress::quiet(), false, Installed::read(path.clone(), &[]).unwrap());
         let (key, other) = ("ab".repeat(32), "cd".repeat(32));
         assert!(matches!(machines.asks(&introduction("m"), "n1", &key), Verdict::Waits(_)));
         assert_eq!(machines.approve(&"cd".repeat(8)), None);
@@ -289,13 +337,18 @@ mod tests {
         assert_eq!(machines.approve(&format!(" {}\n", "AB".repeat(8))), Some("n1".into()));
         assert!(matches!(machines.asks(&introduction("m"), "n1", &other), Verdict::Waits(_)), "another key");
         assert_eq!(machines.asks(&introduction("m"), "n1", &key), Verdict::Given);
-        assert!(!machines.installed(&other, "sda") && machines.is_installed("m").is_none());
-        assert!(machines.installed(&key, "sda") && machines.is_installed("m").is_some());
+        assert!(!machines.installed(&other, "sda") && !machines.is_installed("n1"));
+        assert!(machines.installed(&key, "sda") && machines.is_installed("n1"));
+        let read =
+            |again: &[String]| Machines::new(Progress::quiet(), false, Installed::read(path.clone(), again).unwrap());
+        assert!(read(&[]).is_installed("n1"));
+        assert!(!read(&["n1".into()]).is_installed("n1"));
+        assert!(!read(&[]).is_installed("n1"));
     }
 
     #[test]
     fn a_network_that_is_trusted_asks_nobody() {
-        let machines = Machines::new(Progress::quiet(), true);
+        let machines = Machines::new(Progress::quiet(), true, Installed::default());
         assert_eq!(machines.asks(&introduction("m"), "n1", "k"), Verdict::Given);
     }
 }

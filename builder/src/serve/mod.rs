@@ -17,7 +17,7 @@ use crate::tools::Tools;
 use bytes::Bytes;
 use http::Site;
 use images::Image;
-use machines::Machines;
+use machines::{Installed, Machines};
 use netboot::{dhcp, tftp};
 use seeds::{Identity, Seeds};
 use spec::netboot::Start;
@@ -29,6 +29,8 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 use tokio::net::{TcpListener, UdpSocket};
 
+/// Beside the definition: which machines are on a disk of their own.
+const INSTALLED_FILE: &str = "installed.toml";
 /// iPXE's first script.
 const FIRST_PATH: &str = "/boot.ipxe";
 /// iPXE for BIOS and for UEFI, as their packages name them; both go on with the card's own driver in firmware.
@@ -47,6 +49,8 @@ pub struct ServeRequest<'a> {
     pub http_port: u16,
     pub seed_port: u16,
     pub trust_macs: bool,
+    /// Machines to be installed although they are on a disk.
+    pub again: Vec<String>,
 }
 
 /// Where keys come from, one a line.
@@ -63,8 +67,9 @@ pub fn serve(request: &ServeRequest<'_>, operator: Operator, end: impl Future<Ou
     let start = Start { server: SocketAddr::new(address, request.seed_port), pin: identity.pin.clone() };
     let images: Vec<Image> = request.folders.iter().map(|folder| Image::open(folder, &start)).collect::<Result<_>>()?;
     one_of_each(&images)?;
+    let installed = Installed::read(request.definition.folder.join(INSTALLED_FILE), &request.again)?;
     let programs = Arc::new(programs(request.context)?);
-    let machines = Arc::new(Machines::new(request.context.progress.clone(), request.trust_macs));
+    let machines = Arc::new(Machines::new(request.context.progress.clone(), request.trust_macs, installed));
     let base = format!("http://{address}:{}", request.http_port);
     let boot = dhcp::Boot {
         server: interface.address,

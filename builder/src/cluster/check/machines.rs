@@ -6,7 +6,7 @@ use super::values::{
     taint,
 };
 use ipnet::IpNet;
-use spec::cluster::{AnyNode, Bond, Install, Machine};
+use spec::cluster::{AnyNode, Bmc, Bond, Install, Machine};
 use std::collections::{BTreeMap, BTreeSet};
 
 const MAC: &str = "six pairs of hexadecimal digits are wanted, such as 52:54:00:12:34:56, of a card and not of a group";
@@ -53,6 +53,9 @@ impl Checker<'_> {
         if let Some(install) = &machine.install {
             self.install(&at("install"), name, install);
         }
+        if let Some(bmc) = &machine.bmc {
+            self.bmc(&at("bmc"), name, bmc);
+        }
         self.machine_network(index, machine);
     }
 
@@ -87,6 +90,25 @@ impl Checker<'_> {
                     "what the disk itself says is wanted; absent: anything, and nothing is wiped",
                 );
             }
+        }
+    }
+
+    fn bmc(&mut self, path: &str, name: &str, bmc: &Bmc) {
+        let is_bare = |rest: &str| !rest.is_empty() && !rest.contains(['/', '@', '?', '#']);
+        if !["https://", "http://"].iter().any(|scheme| bmc.url.strip_prefix(scheme).is_some_and(is_bare)) {
+            self.report(
+                &format!("{path}.url"),
+                format!("{name}: {:?} is no URL of a BMC", bmc.url),
+                "https:// and its address are wanted, without a path and without a password",
+            );
+        }
+        let is_sha256 = |text: &String| text.len() == 64 && text.bytes().all(|digit| digit.is_ascii_hexdigit());
+        if let Some(certificate) = bmc.certificate.as_ref().filter(|text| !is_sha256(text)) {
+            self.report(
+                &format!("{path}.certificate"),
+                format!("{name}: {certificate:?} is no SHA-256"),
+                "64 hexadecimal digits are wanted: `imgbuild power` says which the BMC shows",
+            );
         }
     }
 
