@@ -54,6 +54,8 @@ pub struct Image<'a> {
     pub reference: &'a str,
     pub root: &'a Tree,
     pub entrypoint: &'a [String],
+    /// Its arguments where a pod gives none (OCI image specification, "Cmd").
+    pub arguments: &'a [String],
     /// `UID:GID`; `None`: root.
     pub user: Option<&'a str>,
     /// Seconds since the epoch for the layer's files.
@@ -71,7 +73,7 @@ pub fn layout(image: &Image<'_>) -> Result<Files, OciError> {
     let mut files = Files::new();
     let layer = image.root.write_tar(Vec::new(), image.epoch)?;
     let layer = add_blob(&mut files, LAYER, layer);
-    let config = json!({
+    let mut config = json!({
         "architecture": "amd64",
         "os": "linux",
         "config": {
@@ -83,6 +85,9 @@ pub fn layout(image: &Image<'_>) -> Result<Files, OciError> {
         // An uncompressed layer's digest is its diff id.
         "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
     });
+    if !image.arguments.is_empty() {
+        config["config"]["Cmd"] = json!(image.arguments);
+    }
     let config = add_blob(&mut files, CONFIG, config.to_string().into_bytes());
     let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [layer]});
     let mut manifest = add_blob(&mut files, MANIFEST, manifest.to_string().into_bytes());
@@ -225,6 +230,7 @@ mod tests {
             reference: NAME,
             root: &root,
             entrypoint: &["/pause".into()],
+            arguments: &["-v".into()],
             user: Some("65535:65535"),
             epoch: 7,
         })

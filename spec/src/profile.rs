@@ -182,6 +182,9 @@ pub struct OciImage {
     pub links: BTreeMap<String, String>,
     #[serde(default)]
     pub entrypoint: Vec<String>,
+    /// The entrypoint's arguments where a pod gives none.
+    #[serde(default)]
+    pub arguments: Vec<String>,
     /// `UID:GID`
     #[serde(default)]
     pub user: Option<String>,

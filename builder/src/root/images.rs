@@ -34,6 +34,7 @@ pub(super) fn place(tree: &mut Tree, ingredients: &Ingredients) -> Result<(), Er
                     reference,
                     root: &root,
                     entrypoint: &image.entrypoint,
+                    arguments: &image.arguments,
                     user: image.user.as_deref(),
                     epoch: ingredients.image.epoch,
                 };
