@@ -46,7 +46,8 @@ impl Client {
         let port = if scheme == "http" { 80 } else { 443 };
         let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
         let authority = if has_port { host.to_owned() } else { format!("{host}:{port}") };
-        let tls = if scheme == "http" { None } else { Some(connector(bmc.certificate.as_deref().unwrap_or_default())?) };
+        let tls =
+            if scheme == "http" { None } else { Some(connector(bmc.certificate.as_deref().unwrap_or_default())?) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         Ok(Client {
             runtime: runtime.map_err(|error| Error::because("no event loop", error))?,
@@ -96,7 +97,8 @@ impl Client {
         match status {
             200..=299 if bytes.is_empty() => Ok(Value::Null),
             200..=299 => document.map_err(|error| self.failed(&format!("{what}: no document: {error}"))),
-            401 | 403 => Err(self.failed(&format!("{what}: it does not let this user in (status {status})"))
+            401 | 403 => Err(self
+                .failed(&format!("{what}: it does not let this user in (status {status})"))
                 .help("correct user and password in bmc.toml")),
             _ => Err(self.failed(&format!("{what}: {}", refusal(status, document.unwrap_or_default())))),
         }
@@ -106,7 +108,9 @@ impl Client {
     fn silent(&self, what: &str, error: &std::io::Error) -> Error {
         let failure = self.failed(&format!("{what}: {error}"));
         if error.to_string().contains("SHA-256") {
-            return failure.help("if its own page or sticker says the same, write it as `certificate` into its bmc in cluster.toml");
+            return failure.help(
+                "if its own page or sticker says the same, write it as `certificate` into its bmc in cluster.toml",
+            );
         }
         failure
     }

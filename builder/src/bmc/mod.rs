@@ -142,10 +142,9 @@ impl System {
             if drive["Inserted"] == true {
                 self.client.post(&action("EjectMedia")?, &json!({}))?;
             }
-            return self.client.post(
-                &action("InsertMedia")?,
-                &json!({"Image": url, "Inserted": true, "WriteProtected": true}),
-            );
+            return self
+                .client
+                .post(&action("InsertMedia")?, &json!({"Image": url, "Inserted": true, "WriteProtected": true}));
         }
         Err(self.client.failed("none of its virtual drives takes a CD"))
     }
@@ -163,9 +162,11 @@ impl System {
         let allowed = reset["ResetType@Redfish.AllowableValues"].as_array();
         let wanted = if order == Order::Cycle && self.power() == "Off" { Order::On } else { order };
         let is_allowed = |kind: &&&str| allowed.is_none_or(|allowed| allowed.iter().any(|value| value == **kind));
-        let kind = wanted.reset_types().iter().find(is_allowed).ok_or_else(|| {
-            self.client.failed(&format!("it knows none of {}", wanted.reset_types().join(", ")))
-        })?;
+        let kind = wanted
+            .reset_types()
+            .iter()
+            .find(is_allowed)
+            .ok_or_else(|| self.client.failed(&format!("it knows none of {}", wanted.reset_types().join(", "))))?;
         self.client.post(target, &json!({"ResetType": kind}))?;
         let end = Instant::now() + SWITCH_LIMIT;
         loop {
@@ -175,7 +176,9 @@ impl System {
             }
             if Instant::now() >= end {
                 let limit = SWITCH_LIMIT.as_secs();
-                return Err(self.client.failed(&format!("{kind} was ordered {limit} s ago, and it is {}", self.power())));
+                return Err(self
+                    .client
+                    .failed(&format!("{kind} was ordered {limit} s ago, and it is {}", self.power())));
             }
             std::thread::sleep(LOOK);
         }
@@ -206,8 +209,10 @@ fn access(definition: &Definition, machine: &str) -> Result<client::Access> {
     }
     let text = std::fs::read_to_string(&path).map_err(|error| wrong(error.to_string()))?;
     // Without the text, which has passwords in it.
-    let mut tables: BTreeMap<String, Access> = toml::from_str(&text).map_err(|error| wrong(error.message().to_owned()))?;
+    let mut tables: BTreeMap<String, Access> =
+        toml::from_str(&text).map_err(|error| wrong(error.message().to_owned()))?;
     let found = tables.remove(machine).or_else(|| tables.remove(EVERY_MACHINE));
-    let Access { user, password } = found.ok_or_else(|| wrong(format!("it has neither {machine} nor {EVERY_MACHINE}")))?;
+    let Access { user, password } =
+        found.ok_or_else(|| wrong(format!("it has neither {machine} nor {EVERY_MACHINE}")))?;
     Ok(client::Access { user, password })
 }

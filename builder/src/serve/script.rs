@@ -54,17 +54,14 @@ pub fn nothing(reason: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeMap;
 
     #[test]
     fn a_machine_loads_kernel_initramfs_start_and_root_in_this_order() {
-        let image = Image {
-            name: "node".into(),
-            version: "0.1.0-x".into(),
-            command_line: "console=ttyS0 imgbuild.roothash=ab".into(),
-            on_esp: BTreeMap::from([("EFI/Linux/imgbuild-a.efi".into(), "imgbuild.efi".into())]),
-            ..Image::default()
-        };
+        let mut image = Image::default();
+        image.name = "node".into();
+        image.version = "0.1.0-x".into();
+        image.command_line = "console=ttyS0 imgbuild.roothash=ab".into();
+        image.on_esp.insert("EFI/Linux/imgbuild-a.efi".into(), "imgbuild.efi".into());
         let text = start("http://192.0.2.1:8080", &image, "n1", true);
         let loads: Vec<&str> =
             text.lines().filter(|line| line.starts_with("kernel") || line.starts_with("initrd")).collect();

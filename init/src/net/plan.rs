@@ -154,6 +154,7 @@ mod tests {
             taints: vec![],
             state_disk: None,
             install: None,
+            bmc: None,
         }
     }
 
