@@ -2,9 +2,9 @@
 //! is known by its certificate's SHA-256, which came with the kernel; the machine by a key that is drawn here, whose
 //! beginning an operator compares.
 
+use crate::files;
 use crate::http::{Connection, HttpError};
 use crate::machine::say;
-use crate::{files, hex};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{Method, Request};
@@ -121,7 +121,7 @@ fn identity(pin: &str) -> Result<(Arc<ClientConfig>, String), String> {
     let certificate = CertificateDer::from_pem_slice(text.as_bytes()).map_err(|error| words(&error))?;
     let key = PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|error| words(&error))?;
     let public = pki::inspect_der("this machine", &certificate).map_err(|error| words(&error))?.public_key;
-    let shown = hex::sha256(public)[..KEY_DIGITS].to_owned();
+    let shown = pki::fingerprint_der(&public)[..KEY_DIGITS].to_owned();
     let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| words(&error))?

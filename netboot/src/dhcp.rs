@@ -5,7 +5,7 @@
 
 use dhcproto::v4::{
     Architecture, CLIENT_PORT, DhcpOption, HType, MAGIC, MIN_PACKET_SIZE, Message, MessageType, Opcode, OptionCode,
-    SERVER_PORT,
+    SERVER_PORT, UnknownOption,
 };
 use dhcproto::{Decodable, Decoder, Encodable};
 use std::convert::Infallible;
@@ -100,6 +100,11 @@ const IPXE: &[u8] = b"iPXE";
 /// that this message names, no menu and no search for boot servers; 255 ends them.
 const BOOT_THIS_FILE: [u8; 4] = [6, 1, 8, 255];
 
+/// iPXE's own options (ipxe.org/howto/dhcpd): priority (1) of what this message says, over 0, which what the
+/// site's DHCP server says has; without it iPXE takes a boot file of that server's.
+const IPXE_OPTIONS: OptionCode = OptionCode::Unknown(175);
+const BEFORE_OTHERS: [u8; 3] = [1, 1, 1];
+
 /// Longest text that the field `file` holds with the NUL that ends it.
 const FILE_FIELD: usize = 127;
 
@@ -161,6 +166,9 @@ pub fn answer(message: &Message, arrived: Port, source: SocketAddrV4, boot: &Boo
     // Some UEFI firmware drops an offer that has option 43; without it, all of them ask at port 4011.
     if client.firmware == Firmware::Bios {
         options.insert(DhcpOption::VendorExtensions(BOOT_THIS_FILE.to_vec()));
+    }
+    if client.ipxe {
+        options.insert(DhcpOption::Unknown(UnknownOption::new(IPXE_OPTIONS, BEFORE_OTHERS.to_vec())));
     }
     // The machine's identifier (RFC 4578 section 2.3) and the relay's notes (RFC 3046 section 2.2) go back.
     for code in [OptionCode::ClientMachineIdentifier, OptionCode::RelayAgentInformation] {

@@ -162,11 +162,13 @@ fn ipxe_is_offered_its_script_however_it_says_its_name() {
         for name in names {
             let offer = discover(ipxe(firmware(), name)).unwrap();
             assert_eq!((offer.file(), offer.address(20)), (SCRIPT, SERVER), "{name:?}");
+            assert_eq!(offer.option(175), Some([1, 1, 1].as_slice()), "{name:?}");
         }
     }
     let others: [&[u8]; 5] = [b"", b"iPXF", b"\x05iPXE", b"\x03iPXE", b"iPXE2"];
     for name in others {
-        assert_eq!(discover(ipxe(bios(), name)).unwrap().file(), "undionly.kpxe", "{name:?}");
+        let offer = discover(ipxe(bios(), name)).unwrap();
+        assert_eq!((offer.file(), offer.option(175)), ("undionly.kpxe", None), "{name:?}");
     }
 }
 

@@ -154,8 +154,12 @@ pub fn matches_key(name: &str, certificate: &str, key: &str) -> Result<bool> {
 
 /// SHA-256 of the DER of a PEM certificate, as lower-case hexadecimal digits.
 pub fn fingerprint(name: &str, certificate: &str) -> Result<String> {
-    let digest = Sha256::digest(certificate_der(name, certificate)?);
-    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(fingerprint_der(&certificate_der(name, certificate)?))
+}
+
+/// SHA-256 of a certificate or a public key (DER), as lower-case hexadecimal digits.
+pub fn fingerprint_der(der: &[u8]) -> String {
+    Sha256::digest(der).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn certificate_der(name: &str, certificate: &str) -> Result<Vec<u8>> {

@@ -10,8 +10,8 @@ mod secrets;
 
 pub use authority::{Authority, Leaf, LeafRequest, RequestPolicy, Usage, new_key, signing_request};
 pub use inspect::{
-    Inspected, bundle, check_chain, check_trusted, fingerprint, fingerprints, inspect, inspect_der, inspect_request,
-    matches_key,
+    Inspected, bundle, check_chain, check_trusted, fingerprint, fingerprint_der, fingerprints, inspect, inspect_der,
+    inspect_request, matches_key,
 };
 pub use kubeconfig::{Credential, kubeconfig};
 pub use pin::Pinned;

@@ -1,10 +1,10 @@
 //! Trust in one certificate, whatever it says of itself.
 
+use crate::fingerprint_der;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, Error, SignatureScheme};
-use sha2::{Digest, Sha256};
 
 /// The server is whose certificate has this SHA-256, and who holds its key: names, dates and issuers do not count.
 #[derive(Debug)]
@@ -14,7 +14,7 @@ pub struct Pinned {
 }
 
 impl Pinned {
-    /// `sha256`: of the certificate's DER, hexadecimal.
+    /// `sha256`: as of [`fingerprint_der`].
     pub fn new(sha256: &str) -> Pinned {
         Pinned { sha256: sha256.to_lowercase(), provider: ring::default_provider() }
     }
@@ -29,7 +29,7 @@ impl ServerCertVerifier for Pinned {
         _response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let found: String = Sha256::digest(end_entity).iter().map(|byte| format!("{byte:02x}")).collect();
+        let found = fingerprint_der(end_entity);
         if found == self.sha256 {
             return Ok(ServerCertVerified::assertion());
         }

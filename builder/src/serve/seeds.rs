@@ -3,7 +3,6 @@
 
 use super::http::Site;
 use super::machines::{Known, Signs, Verdict, find};
-use crate::cache::Digest;
 use crate::cluster::{Definition, seed_files};
 use crate::error::{Error, Result};
 use crate::project::Project;
@@ -56,7 +55,7 @@ impl Identity {
         let certificate =
             CertificateDer::from_pem_slice(leaf.certificate.as_bytes()).map_err(|error| broken(&error))?;
         let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).map_err(|error| broken(&error))?;
-        let pin = Digest::of_parts([certificate.as_ref()]);
+        let pin = pki::fingerprint_der(&certificate);
         let provider = ring::default_provider();
         let mut config = ServerConfig::builder_with_provider(Arc::new(provider.clone()))
             .with_safe_default_protocol_versions()
@@ -65,7 +64,7 @@ impl Identity {
             .with_single_cert(vec![certificate], key)
             .map_err(|error| broken(&error))?;
         config.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(Identity { config: Arc::new(config), pin: pin.to_string() })
+        Ok(Identity { config: Arc::new(config), pin })
     }
 }
 
@@ -134,7 +133,7 @@ async fn answer_all(acceptor: TlsAcceptor, stream: TcpStream, seeds: Arc<Seeds>)
     let certificate = stream.get_ref().1.peer_certificates().and_then(|certificates| certificates.first());
     let public = certificate.and_then(|certificate| pki::inspect_der("machine", certificate).ok());
     let Some(public) = public else { return };
-    let key: Arc<str> = Digest::of_parts([&public.public_key[..]]).to_string().into();
+    let key: Arc<str> = pki::fingerprint_der(&public.public_key).into();
     let service = service_fn(move |request| {
         let (seeds, key) = (seeds.clone(), key.clone());
         async move { Ok::<_, Infallible>(seeds.answer(&key, request).await) }
