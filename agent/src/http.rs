@@ -1,5 +1,5 @@
 //! HTTP over one connection, by hyper: HTTP/2 with mutual TLS to API servers, etcd and other agents,
-//! HTTP/2 without TLS on a Unix socket for gRPC. No pool and no name lookup: the agent talks to few
+//! HTTP/2 without TLS on a Unix socket for gRPC, HTTP/1.1 where nobody asks for more. No pool and no name lookup: the agent talks to few
 //! and fixed peers, and a broken connection is made anew by the caller.
 //!
 //! kube and tonic would do this too; they bring 250 crates and a build-time protoc, this file and
@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn;
+use hyper::header::{HOST, HeaderValue};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls_pki_types::pem::PemObject;
@@ -18,6 +19,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Mutex;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::client::WantsClientCert;
 use tokio_rustls::rustls::{ClientConfig, ConfigBuilder, RootCertStore, crypto::ring};
@@ -35,17 +37,28 @@ pub enum HttpError {
     Tls(String),
 }
 
-/// An HTTP/2 connection; clones share it.
+/// A connection; clones share it.
 #[derive(Clone)]
 pub struct Connection {
-    sender: conn::http2::SendRequest<Full<Bytes>>,
+    sender: Sender,
     peer: String,
 }
+
+/// Of the version that the peers agreed on.
+#[derive(Clone)]
+enum Sender {
+    Second(conn::http2::SendRequest<Full<Bytes>>),
+    /// One request after the other.
+    First(Arc<Mutex<conn::http1::SendRequest<Full<Bytes>>>>),
+}
+
+const HTTP2: &[u8] = b"h2";
+const HTTP1: &[u8] = b"http/1.1";
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 impl Connection {
-    /// Mutual TLS to `address`, whose certificate must be for `name`.
+    /// TLS to `address`, whose certificate must be for `name`.
     pub async fn tls(address: SocketAddr, name: &str, tls: Arc<ClientConfig>) -> Result<Connection, HttpError> {
         let peer = address.to_string();
         let name = ServerName::try_from(name.to_owned()).map_err(|error| HttpError::Tls(error.to_string()))?;
@@ -55,7 +68,12 @@ impl Connection {
             TlsConnector::from(tls).connect(name, stream).await
         };
         let stream = limited(&peer, connect).await?;
-        Self::start(peer, TokioIo::new(stream)).await
+        if stream.get_ref().1.alpn_protocol() == Some(HTTP2) {
+            return Self::start(peer, TokioIo::new(stream)).await;
+        }
+        let (sender, driver) = conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed(&peer))?;
+        tokio::spawn(driver);
+        Ok(Connection { sender: Sender::First(Arc::new(Mutex::new(sender))), peer })
     }
 
     /// HTTP/2 without TLS on a Unix stream socket.
@@ -68,17 +86,19 @@ impl Connection {
     where
         T: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     {
-        let (sender, driver) = conn::http2::Builder::new(TokioExecutor::new())
-            .handshake(stream)
-            .await
-            .map_err(|error| HttpError::Exchange { peer: peer.clone(), reason: chain(&error) })?;
+        let (sender, driver) =
+            conn::http2::Builder::new(TokioExecutor::new()).handshake(stream).await.map_err(failed(&peer))?;
         tokio::spawn(driver);
-        Ok(Connection { sender, peer })
+        Ok(Connection { sender: Sender::Second(sender), peer })
     }
 
     /// Whether the peer has hung up.
     pub fn is_closed(&self) -> bool {
-        self.sender.is_closed()
+        match &self.sender {
+            Sender::Second(sender) => sender.is_closed(),
+            // Who is asking now will hear of it.
+            Sender::First(sender) => sender.try_lock().is_ok_and(|sender| sender.is_closed()),
+        }
     }
 
     pub fn peer(&self) -> &str {
@@ -87,15 +107,21 @@ impl Connection {
 
     /// Sends a request; the answer's body is read by the caller.
     pub async fn send(&self, request: Request<Full<Bytes>>, limit: Duration) -> Result<Response<Incoming>, HttpError> {
-        let mut sender = self.sender.clone();
         let exchange = async {
-            sender.ready().await?;
-            sender.send_request(request).await
+            match self.sender.clone() {
+                Sender::Second(mut sender) => {
+                    sender.ready().await?;
+                    sender.send_request(request).await
+                }
+                Sender::First(sender) => {
+                    let mut sender = sender.lock().await;
+                    sender.ready().await?;
+                    sender.send_request(in_origin_form(request)).await
+                }
+            }
         };
         match tokio::time::timeout(limit, exchange).await {
-            Ok(answer) => {
-                answer.map_err(|error| HttpError::Exchange { peer: self.peer.clone(), reason: chain(&error) })
-            }
+            Ok(answer) => answer.map_err(failed(&self.peer)),
             Err(_) => Err(HttpError::Late { peer: self.peer.clone(), seconds: limit.as_secs() }),
         }
     }
@@ -107,9 +133,25 @@ impl Connection {
         let body = tokio::time::timeout(limit, answer.into_body().collect())
             .await
             .map_err(|_| HttpError::Late { peer: self.peer.clone(), seconds: limit.as_secs() })?
-            .map_err(|error| HttpError::Exchange { peer: self.peer.clone(), reason: chain(&error) })?;
+            .map_err(failed(&self.peer))?;
         Ok((status, body.to_bytes()))
     }
+}
+
+fn failed(peer: &str) -> impl Fn(hyper::Error) -> HttpError {
+    move |error| HttpError::Exchange { peer: peer.to_owned(), reason: chain(&error) }
+}
+
+/// HTTP/1.1 names the host in a header, where HTTP/2 has a field for it (RFC 9112 section 3.2.1).
+fn in_origin_form(mut request: Request<Full<Bytes>>) -> Request<Full<Bytes>> {
+    let uri = request.uri().clone();
+    let host = uri.authority().and_then(|host| HeaderValue::from_str(host.as_str()).ok());
+    let path = uri.path_and_query().and_then(|path| path.as_str().parse().ok());
+    if let (Some(host), Some(path)) = (host, path) {
+        request.headers_mut().insert(HOST, host);
+        *request.uri_mut() = path;
+    }
+    request
 }
 
 async fn limited<T>(peer: &str, future: impl Future<Output = std::io::Result<T>>) -> Result<T, HttpError> {
@@ -125,12 +167,14 @@ pub fn tls(authority: &str, certificate: &str, key: &str) -> Result<Arc<ClientCo
     let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(refused)?;
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(refused)?;
     let config = trusting(authority)?.with_client_auth_cert(vec![certificate], key).map_err(refused)?;
-    Ok(speaking_http2(config))
+    Ok(speaking(HTTP2, config))
 }
 
-/// The same without a certificate of ours: for what a server answers to anyone.
+/// The same without a certificate of ours: for what a server answers to anyone. By HTTP/1.1, since API servers hang up
+/// on an anonymous client of HTTP/2 after each answer (Kubernetes' UnauthenticatedHTTP2DOSMitigation), and a handshake
+/// costs a hundred answers.
 pub fn tls_anonymous(authority: &str) -> Result<Arc<ClientConfig>, HttpError> {
-    Ok(speaking_http2(trusting(authority)?.with_no_client_auth()))
+    Ok(speaking(HTTP1, trusting(authority)?.with_no_client_auth()))
 }
 
 fn trusting(authority: &str) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, HttpError> {
@@ -144,8 +188,8 @@ fn trusting(authority: &str) -> Result<ConfigBuilder<ClientConfig, WantsClientCe
     Ok(builder.with_root_certificates(roots))
 }
 
-fn speaking_http2(mut config: ClientConfig) -> Arc<ClientConfig> {
-    config.alpn_protocols = vec![b"h2".to_vec()];
+fn speaking(version: &[u8], mut config: ClientConfig) -> Arc<ClientConfig> {
+    config.alpn_protocols = vec![version.to_vec()];
     Arc::new(config)
 }
 

@@ -1,10 +1,11 @@
-//! For tests: a certificate authority and HTTP/2 servers with TLS on loopback.
+//! For tests: a certificate authority and HTTP servers with TLS on loopback.
 #![allow(clippy::unwrap_used)]
 
 use crate::http;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
+use hyper::server::conn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use pki::{Authority, LeafRequest};
@@ -41,7 +42,7 @@ impl TestTls {
             .with_no_client_auth()
             .with_single_cert(vec![certificate], key)
             .unwrap();
-        config.alpn_protocols = vec![b"h2".to_vec()];
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         TestTls { authority, acceptor: TlsAcceptor::from(Arc::new(config)) }
     }
 
@@ -97,6 +98,11 @@ where
             Ok::<_, Infallible>(Response::builder().status(code).body(Full::<Bytes>::from(text)).unwrap())
         }
     });
-    let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-    let _ = server.serve_connection(TokioIo::new(stream), service).await;
+    let second_version = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let io = TokioIo::new(stream);
+    let _ = if second_version {
+        conn::http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await
+    } else {
+        conn::http1::Builder::new().serve_connection(io, service).await
+    };
 }

@@ -1,4 +1,4 @@
-//! The balancer before API servers that these tests make: TLS and HTTP/2 on loopback.
+//! The balancer before API servers that these tests make: TLS and HTTP on loopback.
 #![allow(clippy::unwrap_used)]
 
 use super::*;
@@ -130,6 +130,31 @@ fn a_dead_machine_is_noticed_within_two_seconds() {
 
 fn healthy(balancer: &Balancer) -> Vec<bool> {
     balancer.0.backends.borrow().iter().map(|backend| backend.is_ready()).collect()
+}
+
+/// An API server hangs up on an anonymous client of HTTP/2 after each answer.
+#[tokio::test]
+async fn an_api_server_is_asked_again_and_again_over_one_connection_of_http1() {
+    let world = world();
+    let listener = listen(0).await;
+    let address = listener.local_addr().unwrap();
+    let (asked, connections) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (counted, acceptor, opened) = (asked.clone(), world.0.acceptor(), connections.clone());
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            opened.fetch_add(1, Ordering::Relaxed);
+            let (acceptor, counted) = (acceptor.clone(), counted.clone());
+            tokio::spawn(serve_connection(acceptor, stream, move |request: Request<_>| {
+                let first_version = request.version() == hyper::Version::HTTP_11;
+                counted.fetch_add(usize::from(first_version), Ordering::Relaxed);
+                async { (200, "ok".to_owned()) }
+            }));
+        }
+    });
+    let (balancer, _) = world.balancer(vec![address]).await;
+    until(|| asked.load(Ordering::Relaxed) >= 5).await;
+    assert_eq!((healthy(&balancer), connections.load(Ordering::Relaxed)), (vec![true], 1));
 }
 
 #[tokio::test]
