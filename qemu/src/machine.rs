@@ -21,6 +21,8 @@ pub struct Machine {
     pub cpu_model: Option<String>,
     pub accelerator: Accelerator,
     pub firmware: Firmware,
+    /// Of QEMU's fw_cfg device: names and texts. OVMF's are in its README, such as `opt/org.tianocore/IPv4PXESupport`.
+    pub firmware_options: Vec<(String, String)>,
     pub kernel: Option<DirectKernel>,
     pub disks: Vec<Disk>,
     pub nics: Vec<Nic>,
@@ -141,6 +143,7 @@ impl Machine {
             cpu_model: None,
             accelerator: Accelerator::Tcg,
             firmware: Firmware::Bios,
+            firmware_options: Vec::new(),
             kernel: None,
             disks: Vec::new(),
             nics: Vec::new(),
@@ -195,6 +198,9 @@ impl Machine {
             board += ",pflash0=firmware-code,pflash1=firmware-variables";
         }
         arguments.option("-machine", board);
+        for (name, text) in &self.firmware_options {
+            arguments.option("-fw_cfg", format!("name={},string={}", escape(name), escape(text)));
+        }
         let (accelerator, cpu) = match self.accelerator {
             Accelerator::Kvm => ("kvm", "host"),
             // Five-level page tables only make an emulated page walk longer.
@@ -450,6 +456,7 @@ mod tests {
         machine.nics.push(Nic::user(&[6443, 9100]));
         machine.watchdog = true;
         machine.serial_number = Some("SN,1".into());
+        machine.firmware_options = vec![("opt/org.tianocore/IPv4PXESupport".into(), "no".into())];
         insta::assert_snapshot!(text(&machine), @r#"
         -nodefaults
         -no-user-config
@@ -457,6 +464,7 @@ mod tests {
         -blockdev {"driver":"raw","file":{"driver":"file","filename":"/fw/CODE.fd"},"node-name":"firmware-code","read-only":true}
         -blockdev {"driver":"raw","file":{"driver":"file","filename":"/vm/vars.fd"},"node-name":"firmware-variables","read-only":false}
         -machine q35,usb=off,vmport=off,pflash0=firmware-code,pflash1=firmware-variables
+        -fw_cfg name=opt/org.tianocore/IPv4PXESupport,string=no
         -accel tcg
         -cpu max,la57=off
         -smp 1

@@ -92,12 +92,12 @@ impl WriteLog {
         &self.entries
     }
 
-    /// Numbers of entries (counted from the start of the log) after which to cut the power: at most
+    /// Numbers of entries (counted from the start of the log) after which to cut the power, from `from` on: at most
     /// `count`, spread evenly, always the first and the last.
-    pub fn cut_points(&self, count: usize) -> Vec<usize> {
-        let last = self.entries.len();
-        let steps = count.saturating_sub(1).clamp(1, last.max(1));
-        let mut points: Vec<usize> = (0..=steps).map(|step| last * step / steps).collect();
+    pub fn cut_points(&self, from: usize, count: usize) -> Vec<usize> {
+        let left = self.entries.len().saturating_sub(from);
+        let steps = count.saturating_sub(1).clamp(1, left.max(1));
+        let mut points: Vec<usize> = (0..=steps).map(|step| from + left * step / steps).collect();
         points.dedup();
         points
     }
@@ -408,9 +408,10 @@ mod tests {
     #[test]
     fn cut_points_are_spread_from_first_to_last() {
         let bench = Bench::new(&[(0, 0, FLUSH, 0); 10]);
-        assert_eq!(bench.log.cut_points(5), [0, 2, 5, 7, 10]);
-        assert_eq!(bench.log.cut_points(100).len(), 11);
-        assert_eq!(Bench::new(&[]).log.cut_points(50), [0]);
+        assert_eq!(bench.log.cut_points(0, 5), [0, 2, 5, 7, 10]);
+        assert_eq!(bench.log.cut_points(4, 4), [4, 6, 8, 10]);
+        assert_eq!(bench.log.cut_points(0, 100).len(), 11);
+        assert_eq!(Bench::new(&[]).log.cut_points(0, 50), [0]);
     }
 
     fn step() -> impl Strategy<Value = Step> {

@@ -8,6 +8,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+mod bootable;
 mod cluster;
 mod computer;
 mod failure;
@@ -30,6 +31,7 @@ pub mod manifests;
 pub mod native;
 pub mod sysctls;
 
+pub use bootable::starts_whole;
 pub use cluster::StoryCluster;
 pub use computer::Computer;
 pub use failure::{Failure, Result, expect};

@@ -27,56 +27,67 @@ pub struct Sample {
 }
 
 impl<'lab> Recording<'lab> {
-    /// Records every write from the next power-on.
-    pub fn start(lab: &'lab Lab, computer: &mut Computer) -> Result<Recording<'lab>> {
+    /// Records every write to one of its disks from the next power-on.
+    pub fn start(lab: &'lab Lab, computer: &mut Computer, disk: usize) -> Result<Recording<'lab>> {
         let (base, log) = (lab.folder().join("before.img"), lab.folder().join("writes.log"));
-        qemu::disk::copy_sparse(computer.disk(), &base)?;
-        computer.hardware().disks[0].write_log = Some(log.clone());
+        let disk = &mut computer.hardware().disks[disk];
+        qemu::disk::copy_sparse(&disk.path, &base)?;
+        disk.write_log = Some(log.clone());
         Ok(Recording { lab, base, log, acknowledged: Vec::new() })
+    }
+
+    /// Entries that the log has now.
+    pub fn moment(&self) -> Result<usize> {
+        Ok(WriteLog::open(&self.log)?.entries().len())
     }
 
     /// Writes a ConfigMap; once the API has acknowledged it, no power cut may lose it.
     pub fn acknowledge(&mut self, computer: &Computer, name: &str) -> Result {
         computer.kubectl(&["create", "configmap", name, &format!("--from-literal=name={name}")])?;
-        self.acknowledged.push((name.into(), WriteLog::open(&self.log)?.entries().len()));
+        self.acknowledged.push((name.into(), self.moment()?));
         Ok(())
     }
 
     /// Ends the run: the machine is off, and the recording whole.
     pub fn end(&self, computer: &mut Computer) -> Result {
         computer.end_recording()?;
-        computer.hardware().disks[0].write_log = None;
+        computer.hardware().disks.iter_mut().for_each(|disk| disk.write_log = None);
         Ok(())
     }
 
-    /// Cuts the power at this many moments of the run, dropping all that was not flushed: wherever a
-    /// state file system has been made, it must be whole, and it never vanishes again.
-    pub fn check_state_at(&self, cuts: usize) -> Result {
+    /// Cuts the power at this many moments of the run, the first after `from` entries, dropping all that was not flushed:
+    /// `check` gets each disk that this leaves, in their order.
+    pub fn at_moments(&self, from: usize, cuts: usize, mut check: impl FnMut(&Path) -> Result) -> Result {
         let log = WriteLog::open(&self.log)?;
-        let points = log.cut_points(cuts);
+        let points = log.cut_points(from, cuts);
         expect(points.len() >= cuts, &format!("{cuts} moments to cut the power at"), points.len())?;
         let disk = self.lab.folder().join("walk.img");
         let mut walk = Walk::new(&self.base, &log, &disk)?;
-        let state = StatePartition::of(self.lab, &disk);
-        let mut made = false;
         for entries in points {
             walk.advance(entries)?;
-            let at = |failure: Failure| Failure::Unexpected(format!("cut after {entries} writes: {failure}"));
-            match (state.is_made()?, made) {
-                (true, _) => state.check().map_err(at)?,
-                (false, true) => return Err(at(Failure::Unexpected("the state file system is gone".into()))),
-                (false, false) => {}
-            }
-            made = state.is_made()?;
+            check(&disk).map_err(|failure| Failure::Unexpected(format!("cut after {entries} writes: {failure}")))?;
         }
-        expect(made, "a state file system at the end of the run", "none")?;
         std::fs::remove_file(&disk).map_err(Failure::file(&disk, "remove"))
     }
 
-    /// This many moments spread over the run, the first and the last among them. Every second one
+    /// As [`Recording::at_moments`]: wherever a state file system has been made, it must be whole, and it never vanishes
+    /// again.
+    pub fn check_state_at(&self, cuts: usize) -> Result {
+        let mut made = false;
+        self.at_moments(0, cuts, |disk| {
+            let state = StatePartition::of(self.lab, disk);
+            let is_made = state.is_made()?;
+            expect(is_made || !made, "the state file system that was there", "none")?;
+            made = is_made;
+            if made { state.check() } else { Ok(()) }
+        })?;
+        expect(made, "a state file system at the end of the run", "none")
+    }
+
+    /// This many moments spread over the run from `from` entries on, the first and the last among them. Every second one
     /// lets some of the unflushed writes through, torn ones too.
-    pub fn samples(&self, count: usize) -> Result<Vec<Sample>> {
-        let points = WriteLog::open(&self.log)?.cut_points(count);
+    pub fn samples(&self, from: usize, count: usize) -> Result<Vec<Sample>> {
+        let points = WriteLog::open(&self.log)?.cut_points(from, count);
         Ok(points.into_iter().enumerate().map(|(index, entries)| self.sample(index, entries)).collect())
     }
 

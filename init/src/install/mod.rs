@@ -149,6 +149,9 @@ fn look(disk: &Disk, seed: &Files) -> io::Result<Holds> {
 }
 
 fn look_without_table(device: &mut File) -> io::Result<Holds> {
+    if write::is_marked(device)? {
+        return Ok(Holds::Half);
+    }
     if let Some(found) = probe::probe(device) {
         return Ok(Holds::Data(format!("a {} file system `{}`", found.kind, found.label)));
     }

@@ -1,7 +1,8 @@
 //! A disk is written: the image's partitions as they lie on the stick, the ESP afresh in the disk's own sectors.
 //!
-//! Architecture invariant: the table says "installing" before anything else is written and until everything was read
-//! back; a disk that says so is written over by the next attempt, and no firmware starts from it.
+//! Architecture invariant: the disk says "installing" before anything else is written and until everything was read
+//! back, first in one sector, then in its table; a disk that says so is written over by the next attempt, and no firmware
+//! starts from it.
 
 use super::choose::Candidate;
 use crate::console::say;
@@ -15,10 +16,20 @@ use seed::Files;
 use spec::layout::{Partition, Slot};
 use spec::netboot::BOOT_CODE;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, Read, Seek, Write};
 use uuid::Uuid;
 
 const BUFFER: usize = 1 << 20;
+/// Begins the first sector until GRUB's code does: `int 18h`, by which a BIOS goes on to its next disk, then a halt.
+const NEXT_DISK: [u8; 5] = [0xcd, 0x18, 0xf4, 0xeb, 0xfd];
+/// In the first sector until there is a table: what lies behind is half of one, and nobody's data.
+const MARK: &[u8] = b"imgbuild: being installed";
+const MARK_OFFSET: usize = 8;
+/// The protective record, of a size that comes with the table (UEFI 2.10 table 5.4).
+const RECORD: [u8; 12] = [0, 0, 2, 0, 0xee, 0xff, 0xff, 0xff, 1, 0, 0, 0];
+const RECORD_OFFSET: usize = 446;
+const SIGNATURE: [u8; 2] = [0x55, 0xaa];
+const SIGNATURE_OFFSET: usize = 510;
 
 /// What a machine brings from its stick.
 pub struct Source<'a> {
@@ -40,7 +51,10 @@ pub fn write(
     let (from, to) = (source.disk, &target.disk);
     let unfinished = table::being_installed(to.sector_size(), random::uuid);
     let mut device = named("open it", to.open(true))?;
+    let sector = to.sector_size().as_usize();
+    named("its first sector", mark(&mut device, sector))?;
     named("its partition table", lay(&mut device, &unfinished))?;
+    named("its first sector", unmark(&mut device, sector))?;
     named("its partitions", sys::read_partitions_again(&device))?;
     drop(device);
 
@@ -67,6 +81,40 @@ pub fn write(
 
 fn named<T>(what: &str, done: io::Result<T>) -> io::Result<T> {
     done.map_err(|error| io::Error::new(error.kind(), format!("{what}: {error}")))
+}
+
+/// Makes the first sector a new one.
+fn mark(device: &mut File, sector: usize) -> io::Result<()> {
+    let mut bytes = vec![0; sector];
+    for (offset, piece) in
+        [(0, &NEXT_DISK[..]), (MARK_OFFSET, MARK), (RECORD_OFFSET, &RECORD), (SIGNATURE_OFFSET, &SIGNATURE)]
+    {
+        bytes[offset..offset + piece.len()].copy_from_slice(piece);
+    }
+    write_first(device, &bytes)
+}
+
+/// From here on the table says it.
+fn unmark(device: &mut File, sector: usize) -> io::Result<()> {
+    let mut bytes = vec![0; sector];
+    device.rewind()?;
+    device.read_exact(&mut bytes)?;
+    bytes[MARK_OFFSET..MARK_OFFSET + MARK.len()].fill(0);
+    write_first(device, &bytes)
+}
+
+fn write_first(device: &mut File, bytes: &[u8]) -> io::Result<()> {
+    device.rewind()?;
+    device.write_all(bytes)?;
+    device.sync_all()
+}
+
+/// Whether a disk without a table was about to get one.
+pub fn is_marked(device: &mut File) -> io::Result<bool> {
+    let mut found = [0; MARK_OFFSET + MARK.len()];
+    device.rewind()?;
+    device.read_exact(&mut found)?;
+    Ok(found.starts_with(&NEXT_DISK) && found.ends_with(MARK))
 }
 
 fn lay(device: &mut File, table: &Table) -> io::Result<()> {
@@ -117,9 +165,7 @@ fn boot_code(from: &Disk, to: &Disk) -> io::Result<()> {
     let mut sector = [0; 512];
     target.read_exact(&mut sector)?;
     sector[..BOOT_CODE].copy_from_slice(&code);
-    target.seek(SeekFrom::Start(0))?;
-    target.write_all(&sector)?;
-    target.sync_all()
+    write_first(&mut target, &sector)
 }
 
 /// A file system of its own with the same files.
@@ -162,4 +208,47 @@ pub fn zero(device: &std::path::Path, bytes: u64) -> io::Result<()> {
     let mut file = File::options().write(true).open(device).map_err(crate::files::at(device))?;
     io::copy(&mut io::repeat(0).take(bytes), &mut file)?;
     file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gpt::disk::LogicalBlockSize;
+    use std::os::unix::fs::FileExt;
+
+    const SIZE: u64 = 8 << 30;
+
+    /// Wherever the power goes while a disk with a boot sector of others gets its table, the next attempt knows whose
+    /// the disk is, and a BIOS passes it over.
+    #[test]
+    fn from_its_first_write_on_a_disk_is_being_installed() {
+        let mut disk = tempfile::tempfile().unwrap();
+        disk.set_len(SIZE).unwrap();
+        disk.write_all_at(&[0xfa; 512], 0).unwrap();
+        assert!(!is_marked(&mut disk).unwrap());
+        mark(&mut disk, 512).unwrap();
+        let mut number = 0;
+        let table = table::being_installed(LogicalBlockSize::Lb512, || {
+            number += 1;
+            Uuid::from_u128(number)
+        });
+        for writes in table::plan_write(&mut disk, &table).unwrap() {
+            for write in writes {
+                let known = |disk: &mut File| match table::read(disk, LogicalBlockSize::Lb512) {
+                    Ok(table) => table::is_being_installed(&table),
+                    Err(_) => is_marked(disk).unwrap(),
+                };
+                assert!(known(&mut disk));
+                disk.write_all_at(&write.bytes, write.offset).unwrap();
+                assert!(known(&mut disk));
+            }
+        }
+        unmark(&mut disk, 512).unwrap();
+        assert!(!is_marked(&mut disk).unwrap());
+        let mut first = [0; 512];
+        disk.read_exact_at(&mut first, 0).unwrap();
+        assert_eq!((&first[..5], first[450], &first[510..]), (&NEXT_DISK[..], 0xee, &SIGNATURE[..]));
+        // All of the disk, or as much as four bytes tell.
+        assert_eq!(first[458..462], u32::try_from(SIZE / 512 - 1).unwrap().to_le_bytes());
+    }
 }

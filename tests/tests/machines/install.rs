@@ -2,7 +2,9 @@
 
 use images::oracle;
 use qemu::{Bus, Disk, Firmware};
-use stories::{Failure, Lab, RACK_MASTER, Result, StoryCluster, story};
+use spec::layout::Partition;
+use std::path::Path;
+use stories::{Failure, ImageDir, Lab, RACK_MASTER, Recording, Result, StoryCluster, starts_whole, story};
 
 const STICK_SIZE: u64 = 8 << 30;
 const DISK_SIZE: u64 = 12 << 30;
@@ -79,4 +81,41 @@ fn from_a_stick_to_a_disk_with_data_by_bios_once_its_serial_is_typed() {
         rack.machine.wait_for_console("reboots as soon as it is gone", INSTALLED_SECONDS)?;
         rack.starts_from_its_disk()
     });
+}
+
+/// No firmware starts from a disk that is half written, and the stick, which is in again, begins again.
+#[test]
+#[ignore = "long: eight installations after fifty checks"]
+fn power_cuts_in_an_installation_are_made_good_by_the_stick() {
+    story("power-cuts-install", |lab| {
+        let mut rack = Rack::new(lab, "transport = \"nvme\"", |disk| Disk { bus: Bus::Nvme, ..disk })?;
+        let own = rack.machine.hardware().disks[1].path.clone();
+        let (stick, kept) = (rack.machine.disk().to_owned(), lab.folder().join("stick.img"));
+        qemu::disk::copy_sparse(&stick, &kept)?;
+        let recording = Recording::start(lab, &mut rack.machine, 1)?;
+        rack.machine.power_on()?;
+        rack.machine.wait_for_console("install      done", INSTALLED_SECONDS)?;
+        recording.end(&mut rack.machine)?;
+
+        let image = lab.image(RACK_MASTER)?;
+        recording.at_moments(0, 50, |disk| is_whole_if_firmware_starts_it(disk, &image))?;
+        for sample in recording.samples(0, 8)? {
+            qemu::disk::copy_sparse(&kept, &stick)?;
+            let cut = recording.replay(&sample)?;
+            std::fs::rename(&cut, &own).map_err(Failure::file(&cut, "move"))?;
+            rack.machine.power_on()?;
+            rack.machine.wait_for_console(format!("service {:<24} ready", "etcd"), INSTALLED_SECONDS + UP_SECONDS)?;
+            rack.machine.power_cut()?;
+        }
+        rack.starts_from_its_disk()
+    });
+}
+
+fn is_whole_if_firmware_starts_it(disk: &Path, image: &ImageDir) -> Result {
+    let Ok(table) = gpt::GptConfig::new().open(disk) else { return Ok(()) };
+    let esp = table.partitions().get(&Partition::Esp.number());
+    match esp.is_some_and(|esp| esp.part_type_guid == gpt::partition_types::EFI) {
+        true => starts_whole(disk, &[image]),
+        false => Ok(()),
+    }
 }

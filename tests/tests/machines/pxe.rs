@@ -78,3 +78,17 @@ fn a_master_puts_itself_on_its_disk_by_uefi() {
         rack.site.served("is on its disk now").map(drop)
     });
 }
+
+#[test]
+#[ignore = "told by PXE in every run"]
+fn a_master_runs_from_memory_by_uefi_http_boot() {
+    story("http-boot", |lab| {
+        let mut rack = Rack::new(lab, &format!("state-disk = \"virtio-{SERIAL}\""))?;
+        rack.plug_in(false)?;
+        for (name, text) in [("IPv4PXESupport", "no"), ("IPv6PXESupport", "no")] {
+            rack.machine.hardware().firmware_options.push((format!("opt/org.tianocore/{name}"), text.to_owned()));
+        }
+        rack.gets_its_seed()?;
+        rack.machine.wait_for_console("node m1 is Ready", READY_SECONDS).map(drop)
+    });
+}
