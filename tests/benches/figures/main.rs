@@ -1,12 +1,13 @@
 //! `cargo bench -p stories`: sizes, build times, boot times and memory of the master, as the Markdown
 //! table of docs/benchmarks.md. Takes most of an hour; nothing else should run beside it.
 //!
-//! `cargo bench -p stories -- sizes builds burn serve boots boots-one memory agent` picks chapters.
+//! `cargo bench -p stories -- sizes builds bundle burn serve boots boots-one memory agent` picks chapters.
 
 mod agent;
 mod bare;
 mod boots;
 mod builds;
+mod bundle;
 mod burn;
 mod memory;
 mod serve;
@@ -32,9 +33,10 @@ impl Row {
 
 type Chapter = fn(&Lab) -> Result<Vec<Row>>;
 
-const CHAPTERS: [(&str, Chapter); 8] = [
+const CHAPTERS: [(&str, Chapter); 9] = [
     ("sizes", sizes::measure),
     ("builds", builds::measure),
+    ("bundle", bundle::measure),
     ("burn", burn::measure),
     ("serve", serve::measure),
     ("boots", boots::measure_two),
