@@ -44,7 +44,7 @@ impl Session {
             Failure::retry("an address for the network boot", error, "look at the cable and the site's DHCP server")
         };
         let end = console::uptime() + CARD_PATIENCE;
-        while !(watch.coldplugged() && !link::cards().is_empty()) {
+        while !watch.coldplugged() || link::cards().is_empty() {
             let generation = watch.generation();
             let left = end.saturating_sub(console::uptime());
             if left.is_zero() {

@@ -13,7 +13,7 @@ const MAXIMUM: f64 = 15.0;
 
 pub fn measure(lab: &Lab) -> Result<Vec<Row>> {
     let there: HashSet<bundle::Chunk> = chunks(lab, MASTER)?.into_iter().collect();
-    let row = |figure: &str, image: &str| {
+    let row = |figure: &str, image: &str| -> Result<Row> {
         let all = chunks(lab, image)?;
         let size: u64 = all.iter().map(|chunk| u64::from(chunk.size)).sum();
         let mut lacking: HashSet<bundle::Chunk> = all.into_iter().collect();
