@@ -39,7 +39,9 @@ fn is_one_of(disk: &Path, slot: Slot, file: &[u8], name: &str, images: &[&ImageD
     let mut parts = Vec::new();
     for image in images {
         let path = image.beside(name);
-        if std::fs::read(&path).map_err(Failure::file(&path, "read"))? == file {
+        let wanted = std::fs::read(&path).map_err(Failure::file(&path, "read"))?;
+        // A section of a UKI ends with zeroes.
+        if file.strip_prefix(&wanted[..]).is_some_and(|padding| padding.iter().all(|byte| *byte == 0)) {
             parts.push(image.beside("root.img"));
         }
     }
