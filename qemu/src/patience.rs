@@ -90,7 +90,11 @@ mod tests {
     #[test]
     fn a_scale_that_is_no_number_above_zero_counts_as_one() {
         for scale in ["", "fast", "0", "-1", "inf", "NaN"] {
-            assert_eq!(Patience::with(Accelerator::Tcg, Some(scale), ROUNDS_SECONDS).seconds(7).as_secs(), 7, "{scale}");
+            assert_eq!(
+                Patience::with(Accelerator::Tcg, Some(scale), ROUNDS_SECONDS).seconds(7).as_secs(),
+                7,
+                "{scale}"
+            );
         }
     }
 }

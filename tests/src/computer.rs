@@ -281,6 +281,11 @@ impl<'lab> Computer<'lab> {
         until_it_works(what, self.patience.seconds(ANSWER_SECONDS), attempt)
     }
 
+    /// The same for what its start brings at last: a master's node is Ready by another's API server before its own serves.
+    pub fn when_started<T>(&self, what: &str, attempt: impl FnMut() -> Result<T>) -> Result<T> {
+        until_it_works(what, self.patience.seconds(READY_SECONDS), attempt)
+    }
+
     /// Gets a page from a port of the machine (alone in QEMU's network: one of those that are forwarded), as soon as something answers there.
     pub fn http_get(&self, port: u16, path: &str) -> Result<String> {
         let host_port = self.host_port(port)?;

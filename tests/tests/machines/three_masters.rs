@@ -136,7 +136,7 @@ fn masters_come_in_any_order_and_two_that_are_lost_are_replaced_from_a_snapshot(
 /// talks to: the one on its own machine.
 fn answer(room: &Room, masters: &[&str]) -> Result {
     masters.iter().try_for_each(|name| {
-        room.machine(name)?.eventually("an API server that is ready", || {
+        room.machine(name)?.when_started("an API server that is ready", || {
             let answer = room.kubectl_via(name, &["get", "--raw", "/readyz"])?;
             expect(answer == "ok", &format!("ok from {name}"), answer)
         })
