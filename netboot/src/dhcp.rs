@@ -3,11 +3,11 @@
 //!
 //! A machine passes twice: its firmware gets the boot program, which is iPXE, and iPXE gets its script.
 
+use dhcproto::Encodable;
 use dhcproto::v4::{
     Architecture, CLIENT_PORT, DhcpOption, HType, MAGIC, MIN_PACKET_SIZE, Message, MessageType, Opcode, OptionCode,
     SERVER_PORT, UnknownOption,
 };
-use dhcproto::{Decodable, Decoder, Encodable};
 use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -108,38 +108,18 @@ const BEFORE_OTHERS: [u8; 3] = [1, 1, 1];
 /// Longest text that the field `file` holds with the NUL that ends it.
 const FILE_FIELD: usize = 127;
 
-/// Bytes before the options (RFC 2131 section 2, with the magic cookie).
-const FIXED_SIZE: usize = 240;
 /// Options that are read: message type, vendor class, user class, relay agent information, architecture,
-/// machine identifier. Others never reach the crate's decoder, which asserts where it should refuse.
+/// machine identifier.
 const READ: [u8; 6] = [53, 60, 77, 82, 93, 97];
+/// Where the magic cookie lies (RFC 2131 section 3).
+const COOKIE: std::ops::Range<usize> = 236..240;
 
 /// A message as it came from the network. `None` for anything that is no DHCP message.
 pub fn read_message(bytes: &[u8]) -> Option<Message> {
-    let (fixed, mut options) = bytes.split_at_checked(FIXED_SIZE)?;
-    // The crate believes a hardware address of any length, and ends the program when asked for it.
-    if fixed[2] > 16 || fixed[236..] != MAGIC {
+    if bytes.get(COOKIE) != Some(&MAGIC[..]) {
         return None;
     }
-    let mut kept = fixed.to_vec();
-    kept[44..236].fill(0);
-    while let Some((code, rest)) = options.split_first() {
-        match code {
-            0 => options = rest,
-            255 => break,
-            code => {
-                let (length, rest) = rest.split_first()?;
-                let (value, rest) = rest.split_at_checked(usize::from(*length))?;
-                if READ.contains(code) {
-                    kept.extend([*code, *length]);
-                    kept.extend_from_slice(value);
-                }
-                options = rest;
-            }
-        }
-    }
-    kept.push(255);
-    Message::decode(&mut Decoder::new(&kept)).ok()
+    ::dhcp::read_message(bytes, &READ)
 }
 
 /// The answer to a message that came from `source`: an OFFER to a DISCOVER at port 67, where the REQUEST
@@ -201,14 +181,10 @@ fn destination(message: &Message, arrived: Port, source: SocketAddrV4) -> Socket
     match arrived {
         Port::Pxe if source.ip().is_unspecified() => everyone,
         Port::Pxe => source,
-        Port::Dhcp if usable(message.giaddr()) => SocketAddrV4::new(message.giaddr(), SERVER_PORT),
-        Port::Dhcp if usable(message.ciaddr()) => SocketAddrV4::new(message.ciaddr(), CLIENT_PORT),
+        Port::Dhcp if ::dhcp::usable(message.giaddr()) => SocketAddrV4::new(message.giaddr(), SERVER_PORT),
+        Port::Dhcp if ::dhcp::usable(message.ciaddr()) => SocketAddrV4::new(message.ciaddr(), CLIENT_PORT),
         Port::Dhcp => everyone,
     }
-}
-
-fn usable(address: Ipv4Addr) -> bool {
-    !address.is_unspecified() && !address.is_broadcast() && !address.is_loopback() && !address.is_multicast()
 }
 
 impl Client {

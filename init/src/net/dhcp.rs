@@ -139,7 +139,7 @@ impl Client {
             _ => message.siaddr(),
         };
         match (self.state.clone(), message.opts().msg_type()) {
-            (State::Selecting, Some(MessageType::Offer)) if usable(message.yiaddr()) => {
+            (State::Selecting, Some(MessageType::Offer)) if dhcp::usable(message.yiaddr()) => {
                 self.attempt = 0;
                 self.state = State::Requesting(message.yiaddr(), server);
                 self.request(now, message.yiaddr(), server)
@@ -243,48 +243,18 @@ fn blank_message() -> Message {
     Message::decode(&mut Decoder::new(&bytes)).unwrap_or_default()
 }
 
-/// Options that the client reads. Others never reach the crate's decoder, which asserts where it
-/// should refuse (option 81 of one byte ends the program).
+/// Options that the client reads. File and server name are no business of ours, nor what a server may hide in them.
 const READ: [u8; 12] = [1, 3, 6, 15, 26, 42, 51, 53, 54, 58, 59, 121];
-const FIXED_SIZE: usize = 240;
 
 /// A message as it came from the network. `None` for anything that is no DHCP answer.
 pub fn read_message(bytes: &[u8]) -> Option<Message> {
-    let (fixed, mut options) = bytes.split_at_checked(FIXED_SIZE)?;
-    // The crate slices the 16 bytes of the hardware address by this.
-    if fixed[2] > 16 {
-        return None;
-    }
-    let mut kept = fixed.to_vec();
-    // File and server name are no business of ours, nor what a server may hide in them.
-    kept[44..236].fill(0);
-    while let Some((code, rest)) = options.split_first() {
-        match code {
-            0 => options = rest,
-            255 => break,
-            code => {
-                let (length, rest) = rest.split_first()?;
-                let (value, rest) = rest.split_at_checked(usize::from(*length))?;
-                if READ.contains(code) {
-                    kept.extend([*code, *length]);
-                    kept.extend_from_slice(value);
-                }
-                options = rest;
-            }
-        }
-    }
-    kept.push(255);
-    Message::decode(&mut Decoder::new(&kept)).ok()
-}
-
-fn usable(address: Ipv4Addr) -> bool {
-    !address.is_unspecified() && !address.is_broadcast() && !address.is_loopback() && !address.is_multicast()
+    dhcp::read_message(bytes, &READ)
 }
 
 /// The lease in an acknowledgement. `None` where it has no usable address.
 fn lease_of(message: &Message, server: Ipv4Addr, now: u64) -> Option<Lease> {
     let options = message.opts();
-    let address = Some(message.yiaddr()).filter(|address| usable(*address))?;
+    let address = Some(message.yiaddr()).filter(|address| dhcp::usable(*address))?;
     let seconds = |code| match options.get(code) {
         Some(DhcpOption::AddressLeaseTime(seconds) | DhcpOption::Renewal(seconds) | DhcpOption::Rebinding(seconds)) => {
             Some(u64::from(*seconds))
@@ -324,7 +294,7 @@ fn lease_of(message: &Message, server: Ipv4Addr, now: u64) -> Option<Lease> {
     Some(Lease {
         address,
         prefix,
-        gateway: classless.or(addresses(OptionCode::Router).first().copied()).filter(|gateway| usable(*gateway)),
+        gateway: classless.or(addresses(OptionCode::Router).first().copied()).filter(|gateway| dhcp::usable(*gateway)),
         dns: addresses(OptionCode::DomainNameServer),
         ntp: addresses(OptionCode::NtpServers),
         domain: match options.get(OptionCode::DomainName) {
