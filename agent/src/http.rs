@@ -1,6 +1,6 @@
 //! HTTP over one connection, by hyper: HTTP/2 with mutual TLS to API servers, etcd and other agents,
-//! HTTP/2 without TLS on a Unix socket for gRPC, HTTP/1.1 where nobody asks for more. No pool and no name lookup: the agent talks to few
-//! and fixed peers, and a broken connection is made anew by the caller.
+//! HTTP/2 without TLS on a Unix socket for gRPC, HTTP/1.1 where nobody asks for more. No pool and no name
+//! lookup: the agent talks to few and fixed peers, and a broken connection is made anew by the caller.
 //!
 //! kube and tonic would do this too; they bring 250 crates and a build-time protoc, this file and
 //! two small ones beside it do what the agent needs.
@@ -52,8 +52,9 @@ enum Sender {
     First(Arc<Mutex<conn::http1::SendRequest<Full<Bytes>>>>),
 }
 
-const HTTP2: &[u8] = b"h2";
-const HTTP1: &[u8] = b"http/1.1";
+/// Names of the versions in TLS' ALPN (RFC 9113 section 3.2, RFC 7301 section 6).
+pub const HTTP2: &[u8] = b"h2";
+pub const HTTP1: &[u8] = b"http/1.1";
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 

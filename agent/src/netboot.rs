@@ -3,7 +3,7 @@
 //! beginning an operator compares.
 
 use crate::files;
-use crate::http::{Connection, HttpError};
+use crate::http::{Connection, HTTP2, HttpError};
 use crate::machine::say;
 use bytes::Bytes;
 use http_body_util::Full;
@@ -129,7 +129,7 @@ fn identity(pin: &str) -> Result<(Arc<ClientConfig>, String), String> {
         .with_custom_certificate_verifier(Arc::new(Pinned::new(pin)))
         .with_client_auth_cert(vec![certificate], key)
         .map_err(|error| words(&error))?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = vec![HTTP2.to_vec()];
     Ok((Arc::new(config), shown))
 }
 

@@ -160,7 +160,7 @@ pub fn tls(authority: &str, certificate: &str, key: &str) -> Result<Arc<ServerCo
         .with_client_cert_verifier(verifier)
         .with_single_cert(vec![pem(certificate)?], key)
         .map_err(|error| words(&error))?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![crate::http::HTTP2.to_vec(), crate::http::HTTP1.to_vec()];
     Ok(Arc::new(config))
 }
 
@@ -201,7 +201,7 @@ async fn connection(acceptor: TlsAcceptor, stream: TcpStream, handler: Rc<impl H
     let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await else { return };
     let session = stream.get_ref().1;
     let Some(caller) = session.peer_certificates().and_then(|chain| caller(chain.first()?)) else { return };
-    let second_version = session.alpn_protocol() == Some(b"h2");
+    let second_version = session.alpn_protocol() == Some(crate::http::HTTP2);
     let service = service_fn(|request: Request<Incoming>| {
         let (caller, handler) = (caller.clone(), handler.clone());
         async move { Ok::<_, Infallible>(respond(&caller, request, &*handler).await) }

@@ -42,7 +42,7 @@ impl TestTls {
             .with_no_client_auth()
             .with_single_cert(vec![certificate], key)
             .unwrap();
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![http::HTTP2.to_vec(), http::HTTP1.to_vec()];
         TestTls { authority, acceptor: TlsAcceptor::from(Arc::new(config)) }
     }
 
@@ -98,7 +98,7 @@ where
             Ok::<_, Infallible>(Response::builder().status(code).body(Full::<Bytes>::from(text)).unwrap())
         }
     });
-    let second_version = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let second_version = stream.get_ref().1.alpn_protocol() == Some(http::HTTP2);
     let io = TokioIo::new(stream);
     let _ = if second_version {
         conn::http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await

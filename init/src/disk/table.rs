@@ -245,9 +245,7 @@ fn take_writes<D>(overlay: &mut Overlay<'_, D>) -> Vec<SectorWrite> {
 fn protective_record<D: Read + Seek>(overlay: &mut Overlay<'_, D>, last: u64) -> io::Result<Option<Vec<SectorWrite>>> {
     let mut record = overlay.load(0)?;
     if record.iter().all(|byte| *byte == 0) {
-        // A disk that was blank: one record of type EE from sector 1 on (UEFI 2.10 table 5.4).
-        record[446..458].copy_from_slice(&[0, 0, 2, 0, 0xee, 0xff, 0xff, 0xff, 1, 0, 0, 0]);
-        record[510..512].copy_from_slice(&[0x55, 0xaa]);
+        protect(&mut record);
     }
     let size = u32::try_from(last).unwrap_or(u32::MAX).to_le_bytes();
     if record[510..512] != [0x55, 0xaa] || record[450] != 0xee || record[458..462] == size {
@@ -255,6 +253,13 @@ fn protective_record<D: Read + Seek>(overlay: &mut Overlay<'_, D>, last: u64) ->
     }
     record[458..462].copy_from_slice(&size);
     Ok(Some(vec![SectorWrite { offset: 0, bytes: record }]))
+}
+
+/// Puts a protective MBR's one record into a first sector: type EE, from sector 1 on, of a size that comes with the table
+/// (UEFI 2.10 table 5.4).
+pub fn protect(sector: &mut [u8]) {
+    sector[446..458].copy_from_slice(&[0, 0, 2, 0, 0xee, 0xff, 0xff, 0xff, 1, 0, 0, 0]);
+    sector[510..512].copy_from_slice(&[0x55, 0xaa]);
 }
 
 fn check(table: &Table) -> Result<(), TableError> {

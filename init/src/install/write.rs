@@ -25,11 +25,6 @@ const NEXT_DISK: [u8; 5] = [0xcd, 0x18, 0xf4, 0xeb, 0xfd];
 /// In the first sector until there is a table: what lies behind is half of one, and nobody's data.
 const MARK: &[u8] = b"imgbuild: being installed";
 const MARK_OFFSET: usize = 8;
-/// The protective record, of a size that comes with the table (UEFI 2.10 table 5.4).
-const RECORD: [u8; 12] = [0, 0, 2, 0, 0xee, 0xff, 0xff, 0xff, 1, 0, 0, 0];
-const RECORD_OFFSET: usize = 446;
-const SIGNATURE: [u8; 2] = [0x55, 0xaa];
-const SIGNATURE_OFFSET: usize = 510;
 
 /// What a machine brings from its stick.
 pub struct Source<'a> {
@@ -86,11 +81,9 @@ fn named<T>(what: &str, done: io::Result<T>) -> io::Result<T> {
 /// Makes the first sector a new one.
 fn mark(device: &mut File, sector: usize) -> io::Result<()> {
     let mut bytes = vec![0; sector];
-    for (offset, piece) in
-        [(0, &NEXT_DISK[..]), (MARK_OFFSET, MARK), (RECORD_OFFSET, &RECORD), (SIGNATURE_OFFSET, &SIGNATURE)]
-    {
-        bytes[offset..offset + piece.len()].copy_from_slice(piece);
-    }
+    bytes[..NEXT_DISK.len()].copy_from_slice(&NEXT_DISK);
+    bytes[MARK_OFFSET..MARK_OFFSET + MARK.len()].copy_from_slice(MARK);
+    table::protect(&mut bytes);
     write_first(device, &bytes)
 }
 
@@ -247,7 +240,7 @@ mod tests {
         assert!(!is_marked(&mut disk).unwrap());
         let mut first = [0; 512];
         disk.read_exact_at(&mut first, 0).unwrap();
-        assert_eq!((&first[..5], first[450], &first[510..]), (&NEXT_DISK[..], 0xee, &SIGNATURE[..]));
+        assert_eq!((&first[..5], first[450], &first[510..]), (&NEXT_DISK[..], 0xee, &[0x55, 0xaa][..]));
         // All of the disk, or as much as four bytes tell.
         assert_eq!(first[458..462], u32::try_from(SIZE / 512 - 1).unwrap().to_le_bytes());
     }
