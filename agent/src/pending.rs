@@ -151,7 +151,7 @@ mod tests {
         let pending = asks(organization::PENDING);
         caller(&facts, &pending, "rack7-52540000000c").unwrap_err();
         facts.cluster.any_node =
-            Some(AnyNode { prefix: "rack7-".into(), labels: Default::default(), taints: Vec::new() });
+            Some(AnyNode { prefix: "rack7-".into(), labels: Default::default(), taints: Vec::new(), install: None });
         assert_eq!(caller(&facts, &pending, "rack7-52540000000c").unwrap().name, "rack7-52540000000c");
         for name in ["m1", "rack7-", "rack7-52540000000C", "rack8-52540000000c", "../x", ""] {
             caller(&facts, &pending, name).unwrap_err();

@@ -9,7 +9,7 @@ use crate::machine::{Status, ask_init, notify_ready, say};
 use crate::node_api::NodeApi;
 use crate::peers::Peers;
 use crate::server;
-use crate::turn::Turn;
+use crate::turn::{self, Turn};
 use crate::upgrade::{self, Slots, Upgrades};
 use crate::{
     approval, certificates, etcd, handover, http, join, link_address, manifests, members, metrics, node, render,
@@ -177,15 +177,20 @@ async fn master(root: &Path, facts: Rc<Facts>, status: Rc<Status>, clock: Round)
     let clock = clock::keep(&facts, &status, clock, || judge.notify_one());
     let observed = observe(&facts, &api, &status);
     let turn = Turn::new(root, &facts)?;
-    let ready = Notify::new();
+    let (turn_came, ready) = (Notify::new(), Notify::new());
     let control = async {
         turn.wait(&member, &status).await;
+        turn_came.notify_one();
         tell_init(root, paths::API_TURN_FILE, "the API server may start");
         tell_init(root, paths::JOINED_FILE, "kubelet may start");
         control(root, &facts, &api, &status, &ready).await;
     };
     let rush = async {
-        end_of_rush(ready.notified()).await;
+        // Who waits for others' API servers is in no rush of its own yet; who has no etcd may wait for an operator.
+        if tokio::time::timeout(RUSH, turn::until_serving(&member)).await.is_ok() {
+            turn_came.notified().await;
+            end_of_rush(ready.notified()).await;
+        }
         tell_init(root, paths::RUSH_OVER_FILE, "the rest may start");
     };
     let metrics = metrics::keep(root, &facts, &status);

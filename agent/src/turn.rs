@@ -42,8 +42,8 @@ impl Turn {
 
     /// Ends when it has come.
     pub async fn wait(&self, member: &Member, status: &Status) {
-        while !self.0.is_empty() && !member.is_serving() {
-            tokio::time::sleep(PAUSE).await;
+        if !self.0.is_empty() {
+            until_serving(member).await;
         }
         for (name, api) in &self.0 {
             let end = Instant::now() + LIMIT;
@@ -56,6 +56,13 @@ impl Turn {
                 tokio::time::sleep(PAUSE).await;
             }
         }
+    }
+}
+
+/// Ends when etcd answers here.
+pub async fn until_serving(member: &Member) {
+    while !member.is_serving() {
+        tokio::time::sleep(PAUSE).await;
     }
 }
 

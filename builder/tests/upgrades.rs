@@ -7,6 +7,7 @@ mod support;
 use bundle::{Manifest, PAYLOAD, ROOT, Range, ReleaseKey, UKI, chunks_of};
 use serde_json::json;
 use spec::image::Image;
+use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use support::agents::Agent;
 use support::{Project, says};
@@ -14,12 +15,23 @@ use support::{Project, says};
 /// What the machines did, in order.
 type Log = Arc<Mutex<Vec<String>>>;
 
+/// What is wrong with a cluster that is rolled.
+#[derive(Clone, Default)]
+struct Faults {
+    /// Machine whose new slot does not come up.
+    falls_back: &'static str,
+    /// Machine with a pod that never goes.
+    keeps_a_pod: &'static str,
+    another_rolls: bool,
+    /// Machine whose new slot is not called good yet.
+    on_trial: Arc<Mutex<&'static str>>,
+}
+
 /// A machine that runs slot A.
 struct Machine {
     name: &'static str,
     role: &'static str,
-    /// The new slot does not come up.
-    falls_back: bool,
+    faults: Faults,
     in_slot_b: bool,
     trial_looks: u32,
     phase: &'static str,
@@ -32,15 +44,16 @@ const NEW: &str = "0.1.0-new";
 const LEADER: &str = "m1";
 
 impl Machine {
-    fn new(name: &'static str, falls_back: bool) -> Machine {
+    fn new(name: &'static str, faults: Faults) -> Machine {
         let role = if name.starts_with('m') { "master" } else { "node" };
-        Machine { name, role, falls_back, in_slot_b: false, trial_looks: 0, phase: "none", missing: Vec::new() }
+        Machine { name, role, faults, in_slot_b: false, trial_looks: 0, phase: "none", missing: Vec::new() }
     }
 
     fn status(&mut self) -> String {
         self.trial_looks = self.trial_looks.saturating_sub(1);
         let slot = |slot: &str, generation: u32, state: &str, running: bool| json!({"slot": slot, "generation": generation, "state": state, "running": running});
-        let state = if self.trial_looks > 0 { "trial" } else { "good" };
+        let is_held = *self.faults.on_trial.lock().unwrap() == self.name;
+        let state = if self.trial_looks > 0 || is_held { "trial" } else { "good" };
         let slots = match (self.phase, self.in_slot_b) {
             (_, true) => json!([slot("b", 2, state, true), slot("a", 1, "good", false)]),
             ("gone", false) => json!([slot("a", 1, "good", true), slot("b", 2, "bad", false)]),
@@ -92,8 +105,11 @@ impl Machine {
             "POST /v1/reboot" => {
                 say("reboots");
                 assert_eq!(self.phase, "written");
-                (self.phase, self.in_slot_b, self.trial_looks) = ("gone", !self.falls_back, 2);
+                (self.phase, self.in_slot_b, self.trial_looks) = ("gone", self.faults.falls_back != self.name, 2);
                 accepted
+            }
+            "POST /v1/lock" if self.faults.another_rolls => {
+                (409, json!({"reason": "sue@desk rolls through this cluster"}).to_string())
             }
             "POST /v1/lock" => accepted,
             path => {
@@ -103,6 +119,11 @@ impl Machine {
                 };
                 log.lock().unwrap().push(format!("{node} {what}"));
                 match what {
+                    "drain" if self.faults.keeps_a_pod == node => {
+                        let pod =
+                            json!({"namespace": "default", "name": "db-0", "why": "its budget allows no disruption"});
+                        (200, json!({"remaining": [pod]}).to_string())
+                    }
                     "drain" => (200, json!({"remaining": []}).to_string()),
                     _ => accepted,
                 }
@@ -131,11 +152,11 @@ struct Fleet {
 const NAMES: [&str; 4] = ["m1", "m2", "m3", "n1"];
 
 impl Fleet {
-    fn new(fall_back: &[&str]) -> Fleet {
+    fn new(faults: &Faults) -> Fleet {
         let project = Project::with_a_cluster();
         let log = Log::default();
         let addresses = NAMES.map(|name| {
-            let (machine, log) = (Mutex::new(Machine::new(name, fall_back.contains(&name))), log.clone());
+            let (machine, log) = (Mutex::new(Machine::new(name, faults.clone())), log.clone());
             let agent = Agent::start(&project, name, move |request| machine.lock().unwrap().answer(request, &log));
             agent.named(name)
         });
@@ -156,6 +177,10 @@ impl Fleet {
 
     fn bundles(&self) -> Vec<String> {
         ["master", "node"].map(|role| self.project.path(&format!("{role}.bundle")).display().to_string()).into()
+    }
+
+    fn reboots(&self) -> Vec<String> {
+        self.done().into_iter().filter(|line| line.ends_with("reboots")).collect()
     }
 
     fn done(&self) -> Vec<String> {
@@ -218,7 +243,7 @@ fn a_release_key_is_made_once_and_a_bundle_wants_a_build() {
 
 #[test]
 fn one_machine_takes_what_it_lacks_and_reboots_into_it() {
-    let fleet = Fleet::new(&["m2"]);
+    let fleet = Fleet::new(&Faults { falls_back: "m2", ..Faults::default() });
     let (bundles, upgrade) = (fleet.bundles(), |name: &str| {
         let place = NAMES.iter().position(|other| *other == name).unwrap();
         let address = fleet.addresses[place].split_once('=').unwrap().1.to_owned();
@@ -239,7 +264,7 @@ fn one_machine_takes_what_it_lacks_and_reboots_into_it() {
 
 #[test]
 fn a_cluster_goes_machine_by_machine_the_leader_last_of_the_masters() {
-    let fleet = Fleet::new(&[]);
+    let fleet = Fleet::new(&Faults::default());
     let bundles = fleet.bundles();
     let plan = fleet.project.done(&fleet.roll(&["--plan"], &bundles));
     says(&plan, &["1. m2 (master): 0.1.0-old -> 0.1.0-new", "3. m1 (master)", "4. n1 (node)"]);
@@ -255,10 +280,51 @@ fn a_cluster_goes_machine_by_machine_the_leader_last_of_the_masters() {
 
 #[test]
 fn a_roll_stops_at_the_first_machine_that_falls_back() {
-    let fleet = Fleet::new(&["m3"]);
+    let fleet = Fleet::new(&Faults { falls_back: "m3", ..Faults::default() });
     let bundles = fleet.bundles();
     let (_, said) = fleet.project.failed(&fleet.roll(&[], &bundles));
     says(&said, &["m3: it fell back"]);
-    let reboots: Vec<String> = fleet.done().into_iter().filter(|line| line.ends_with("reboots")).collect();
-    assert_eq!(reboots, ["m2 reboots", "m3 reboots"]);
+    assert_eq!(fleet.reboots(), ["m2 reboots", "m3 reboots"]);
+}
+
+#[test]
+fn a_machine_whose_pods_never_go_is_not_rebooted() {
+    let fleet = Fleet::new(&Faults { keeps_a_pod: "m3", ..Faults::default() });
+    let bundles = fleet.bundles();
+    let (_, said) = fleet.project.failed(&fleet.roll(&["--drain", "0m"], &bundles));
+    says(&said, &["m3: 1 pods are left; default/db-0: its budget allows no disruption", "stays cordoned"]);
+    assert_eq!(fleet.reboots(), ["m2 reboots"]);
+}
+
+#[test]
+fn one_operator_rolls_at_a_time() {
+    let fleet = Fleet::new(&Faults { another_rolls: true, ..Faults::default() });
+    let bundles = fleet.bundles();
+    let said = fleet.project.imgbuild(&fleet.roll(&[], &bundles)).assert().failure();
+    says(&String::from_utf8_lossy(&said.get_output().stderr), &["sue@desk rolls through this cluster"]);
+    assert!(fleet.done().is_empty(), "{:?}", fleet.done());
+}
+
+#[test]
+fn a_roll_goes_on_after_its_operators_machine_has_died() {
+    let faults = Faults { on_trial: Arc::new(Mutex::new("m3")), ..Faults::default() };
+    let fleet = Fleet::new(&faults);
+    let bundles = fleet.bundles();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_imgbuild"));
+    command.current_dir(fleet.project.path("")).env("HOME", fleet.project.path("home"));
+    let mut operator =
+        command.args(fleet.roll(&[], &bundles)).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while fleet.reboots() != ["m2 reboots", "m3 reboots"] {
+        assert!(operator.try_wait().unwrap().is_none(), "it ended: {:?}", fleet.done());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    // SIGKILL: nothing is put in order.
+    operator.kill().unwrap();
+    operator.wait().unwrap();
+    *faults.on_trial.lock().unwrap() = "";
+    let before = fleet.done().len();
+    fleet.project.done(&fleet.roll(&[], &bundles));
+    let after = fleet.done().split_off(before);
+    assert_eq!(after[..2], ["m2 cordon", "m3 cordon"], "both may be used again");
+    assert_eq!(fleet.reboots(), ["m2 reboots", "m3 reboots", "m1 reboots", "n1 reboots"]);
 }

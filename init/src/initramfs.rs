@@ -348,8 +348,18 @@ fn mount_root(device: &Path) -> io::Result<()> {
     Ok(())
 }
 
+fn must_be_program(path: &Path) -> io::Result<()> {
+    let metadata = std::fs::metadata(path).map_err(at(path))?;
+    match metadata.is_file() && metadata.mode() & 0o111 != 0 {
+        true => Ok(()),
+        false => Err(at(path)(io::Error::other("it is no program"))),
+    }
+}
+
 /// Moves everything into the new root and executes its init. Returns only with an error.
 fn switch_root(handover: &Handover) -> io::Result<()> {
+    // The program that goes on is in memory already; a root without it would lack the kernel's helper, and more.
+    must_be_program(Path::new(&format!("{NEW_ROOT}{}", spec::paths::INIT)))?;
     let json = serde_json::to_vec(handover).map_err(io::Error::other)?;
     crate::files::replace_volatile(HANDOVER_FILE, &json, 0o600)?;
     // The helper's path changes with the root.
@@ -360,7 +370,7 @@ fn switch_root(handover: &Handover) -> io::Result<()> {
         rustix::mount::mount_move(folder, &target).map_err(|error| at(&target)(error.into()))?;
     }
     std::env::set_current_dir(NEW_ROOT)?;
-    // The same program as the root's, and in memory already: to read it again through verity takes a while.
+    // The same program as the root's: to read it again through verity takes a while.
     let program = std::fs::File::open("/init").map_err(at("/init"))?;
     // The initramfs lives in memory: give it back.
     remove_below(Path::new("/"), old_root);

@@ -267,7 +267,9 @@ impl Life {
         if here.exists() {
             return Ok(());
         }
-        install::run(&rule, &self.handover, self.netboot.clone(), &self.machine.owner(), &self.watch)
+        let owner = self.machine.owner();
+        let is_for_one = self.machine.cluster.as_ref().is_none_or(|cluster| cluster.lists(&owner.machine));
+        install::run(&rule, &self.handover, self.netboot.clone(), owner.machine, is_for_one, &self.watch)
     }
 
     fn network(&mut self) -> Result<(), Failure> {

@@ -73,6 +73,9 @@ pub struct AnyNode {
     /// `key=value:Effect`
     #[serde(default)]
     pub taints: Vec<String>,
+    /// Where each puts itself; the stick keeps its seed for the next one. Nothing in it that one disk alone has.
+    #[serde(default)]
+    pub install: Option<Install>,
 }
 
 /// Hexadecimal digits of a MAC address.
@@ -102,7 +105,7 @@ impl AnyNode {
             labels: self.labels.clone(),
             taints: self.taints.clone(),
             state_disk: None,
-            install: None,
+            install: self.install.clone(),
             bmc: None,
         }
     }
@@ -353,6 +356,11 @@ impl Cluster {
     /// Whether a machine of this role need not be listed.
     pub fn takes_any(&self, role: Role) -> bool {
         role == Role::Node && self.any_node.is_some()
+    }
+
+    /// Whether the definition has a machine of this name itself.
+    pub fn lists(&self, name: &str) -> bool {
+        self.machines.iter().any(|machine| machine.name == name)
     }
 
     /// Whether there is, or may be, more than one machine.

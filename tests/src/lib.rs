@@ -50,6 +50,8 @@ pub use story::{scratch_lab, story, story_with_machines};
 pub const MASTER: &str = "master+vm+story";
 /// The same profile with another configuration: what that is upgraded to.
 pub const NEXT_MASTER: &str = "master+vm+next/story";
+/// The same without a PID 1 in its root.
+pub const HEADLESS_MASTER: &str = "master+vm+next/headless";
 /// A node of the same kind.
 pub const NODE: &str = "node+vm+story";
 pub const NEXT_NODE: &str = "node+vm+next/story";

@@ -42,8 +42,10 @@ impl Site {
 
     /// Whether a machine puts itself on a disk.
     pub fn installs(&self, known: &Known) -> bool {
-        let Known::Listed(name, _) = known else { return false };
-        self.cluster.machine(name).is_some_and(|machine| machine.install.is_some())
+        match known {
+            Known::Listed(name, _) => self.cluster.machine(name).is_some_and(|machine| machine.install.is_some()),
+            Known::Any => self.cluster.any_node.as_ref().is_some_and(|any| any.install.is_some()),
+        }
     }
 }
 
@@ -113,13 +115,10 @@ fn machine_script(site: &Site, peer: IpAddr, query: &str) -> String {
             return script::nothing(&format!("{mac}: {reason}"));
         }
     };
-    let name = match &known {
-        Known::Listed(name, _) => name.clone(),
-        Known::Any => mac.clone(),
-    };
-    if site.machines.is_installed(&name) {
+    let name = known.name(&mac);
+    if site.machines.is_installed(name) {
         site.machines.note(&mac, "starts from its disk");
-        return script::from_disk(&name);
+        return script::from_disk(name);
     }
     let Some(image) = site.image_of(known.role()) else {
         let reason = format!("no image for a {} is served", known.role().name());
@@ -127,7 +126,7 @@ fn machine_script(site: &Site, peer: IpAddr, query: &str) -> String {
         return script::nothing(&reason);
     };
     site.machines.note(&mac, &format!("starts {} {}", image.name, image.version));
-    script::start(&site.base, image, &name, site.installs(&known))
+    script::start(&site.base, image, name, site.installs(&known))
 }
 
 /// `mac=52:54:00:12:34:56&serial=A%20B`

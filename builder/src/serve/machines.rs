@@ -39,6 +39,14 @@ impl Known {
             Known::Any => Role::Node,
         }
     }
+
+    /// In the definition, or the MAC address of one that has no name there.
+    pub fn name<'name>(&'name self, mac: &'name str) -> &'name str {
+        match self {
+            Known::Listed(name, _) => name,
+            Known::Any => mac,
+        }
+    }
 }
 
 /// Finds who asks, as init does: by MAC address or serial number, else as the only machine that asks for neither.
@@ -74,11 +82,22 @@ pub fn find(cluster: &Cluster, signs: &Signs, role: Option<Role>) -> std::result
 #[derive(Default)]
 struct Seen {
     name: Option<String>,
+    /// What it is remembered by once it is on a disk: its name, or each MAC address of a node that is not listed.
+    remembered_by: Vec<String>,
     /// The key (SHA-256, hexadecimal) that asks for the seed.
     asks: Option<String>,
     /// The key that has been let in.
     approved: Option<String>,
+    /// How many seeds it has had.
+    seeds: u64,
     transfer: Option<(String, Task)>,
+}
+
+/// Who shows what becomes of a machine after one of its seeds.
+#[derive(Debug)]
+pub struct Follower {
+    pub mac: String,
+    seed: u64,
 }
 
 /// All machines that have been seen, and what is shown of them.
@@ -119,8 +138,8 @@ impl Installed {
         Ok(installed)
     }
 
-    fn remember(&mut self, name: String, disk: &str) -> Result<()> {
-        self.disks.insert(name, disk.to_owned());
+    fn remember(&mut self, names: Vec<String>, disk: &str) -> Result<()> {
+        self.disks.extend(names.into_iter().map(|name| (name, disk.to_owned())));
         self.write()
     }
 
@@ -234,12 +253,17 @@ impl Machines {
     }
 
     /// A machine asks for its seed with a key (SHA-256, hexadecimal).
-    pub fn asks(&self, introduction: &Introduction, name: &str, key: &str) -> Verdict {
+    pub fn asks(&self, introduction: &Introduction, known: &Known, key: &str) -> Verdict {
         let mac = introduction.macs.first().cloned().unwrap_or_default();
+        let name = known.name(&mac).to_owned();
         let shown = shown(key);
         let mut all = self.seen();
         let seen = all.entry(mac.clone()).or_default();
-        seen.name = Some(name.to_owned());
+        seen.name = Some(name.clone());
+        seen.remembered_by = match known {
+            Known::Listed(..) => vec![name.clone()],
+            Known::Any => introduction.macs.clone(),
+        };
         if self.trust_macs || seen.approved.as_deref() == Some(key) {
             seen.approved = Some(key.to_owned());
             return Verdict::Given;
@@ -251,6 +275,22 @@ impl Machines {
             self.note(&mac, &format!("asks for its seed with the key {shown}: type the key that its console shows"));
         }
         Verdict::Waits(format!("an operator types it where `imgbuild serve` runs, and {name} gets its seed"))
+    }
+
+    /// A machine has its seed.
+    pub fn given(&self, mac: &str) -> Follower {
+        let mut all = self.seen();
+        let seen = all.entry(mac.to_owned()).or_default();
+        seen.seeds += 1;
+        let follower = Follower { mac: mac.to_owned(), seed: seen.seeds };
+        drop(all);
+        self.note(mac, "has its seed");
+        follower
+    }
+
+    /// Whether the machine has had no other seed since.
+    pub fn is_last(&self, follower: &Follower) -> bool {
+        self.seen().get(&follower.mac).is_some_and(|seen| seen.seeds == follower.seed)
     }
 
     /// An operator has typed a key; the name of the machine that it belongs to.
@@ -266,12 +306,12 @@ impl Machines {
     pub fn installed(&self, key: &str, disk: &str) -> bool {
         let all = self.seen();
         let found = all.iter().find(|(_, seen)| seen.approved.as_deref() == Some(key));
-        let found = found.and_then(|(mac, seen)| Some((mac.clone(), seen.name.clone()?)));
+        let found = found.map(|(mac, seen)| (mac.clone(), seen.remembered_by.clone()));
         drop(all);
-        let Some((mac, name)) = found else { return false };
+        let Some((mac, names)) = found else { return false };
         self.note(&mac, &format!("is on its disk now: {disk}"));
         let mut installed = self.installed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = installed.remember(name, disk) {
+        if let Err(error) = installed.remember(names, disk) {
             self.warn(&error.to_string());
         }
         true
@@ -331,12 +371,13 @@ mod tests {
         let path = folder.path().join("installed.toml");
         let machines = Machines::new(Progress::quiet(), false, Installed::read(path.clone(), &[]).unwrap());
         let (key, other) = ("ab".repeat(32), "cd".repeat(32));
-        assert!(matches!(machines.asks(&introduction("m"), "n1", &key), Verdict::Waits(_)));
+        let n1 = Known::Listed("n1".into(), Role::Node);
+        assert!(matches!(machines.asks(&introduction("m"), &n1, &key), Verdict::Waits(_)));
         assert_eq!(machines.approve(&"cd".repeat(8)), None);
         assert_eq!(machines.approve("ab"), None);
         assert_eq!(machines.approve(&format!(" {}\n", "AB".repeat(8))), Some("n1".into()));
-        assert!(matches!(machines.asks(&introduction("m"), "n1", &other), Verdict::Waits(_)), "another key");
-        assert_eq!(machines.asks(&introduction("m"), "n1", &key), Verdict::Given);
+        assert!(matches!(machines.asks(&introduction("m"), &n1, &other), Verdict::Waits(_)), "another key");
+        assert_eq!(machines.asks(&introduction("m"), &n1, &key), Verdict::Given);
         assert!(!machines.installed(&other, "sda") && !machines.is_installed("n1"));
         assert!(machines.installed(&key, "sda") && machines.is_installed("n1"));
         let read =
@@ -344,11 +385,24 @@ mod tests {
         assert!(read(&[]).is_installed("n1"));
         assert!(!read(&["n1".into()]).is_installed("n1"));
         assert!(!read(&[]).is_installed("n1"));
+        let first = machines.given("m");
+        assert!(machines.is_last(&first));
+        let second = machines.given("m");
+        assert!(!machines.is_last(&first) && machines.is_last(&second));
+
+        // A node that is not listed may start by another of its cards the next time.
+        let several = Introduction { macs: vec!["a".into(), "b".into()], ..introduction("a") };
+        machines.asks(&several, &Known::Any, &other);
+        assert!(
+            machines.approve(&"cd".repeat(8)).is_some()
+                && machines.asks(&several, &Known::Any, &other) == Verdict::Given
+        );
+        assert!(machines.installed(&other, "sda") && ["a", "b"].iter().all(|mac| machines.is_installed(mac)));
     }
 
     #[test]
     fn a_network_that_is_trusted_asks_nobody() {
         let machines = Machines::new(Progress::quiet(), true, Installed::default());
-        assert_eq!(machines.asks(&introduction("m"), "n1", "k"), Verdict::Given);
+        assert_eq!(machines.asks(&introduction("m"), &Known::Any, "k"), Verdict::Given);
     }
 }

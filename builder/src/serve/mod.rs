@@ -3,6 +3,7 @@
 //!
 //! Architecture invariant: nothing secret leaves but through seeds.rs.
 
+mod follow;
 mod http;
 mod images;
 mod machines;

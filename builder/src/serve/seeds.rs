@@ -1,6 +1,7 @@
 //! Seeds over TLS (`spec::netboot`). The server's certificate is drawn at each start and its SHA-256 travels with the
 //! kernel; a machine shows a key of its own, which an operator lets in.
 
+use super::follow::follow;
 use super::http::Site;
 use super::machines::{Known, Signs, Verdict, find};
 use crate::cluster::{Definition, seed_files};
@@ -121,13 +122,13 @@ pub struct Seeds {
 pub async fn serve(listener: TcpListener, identity: Identity, seeds: Arc<Seeds>) {
     let acceptor = TlsAcceptor::from(identity.config);
     loop {
-        if let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(answer_all(acceptor.clone(), stream, seeds.clone()));
+        if let Ok((stream, peer)) = listener.accept().await {
+            tokio::spawn(answer_all(acceptor.clone(), stream, peer.ip(), seeds.clone()));
         }
     }
 }
 
-async fn answer_all(acceptor: TlsAcceptor, stream: TcpStream, seeds: Arc<Seeds>) {
+async fn answer_all(acceptor: TlsAcceptor, stream: TcpStream, peer: IpAddr, seeds: Arc<Seeds>) {
     // Who speaks no TLS, or too slowly, hears nothing.
     let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await else { return };
     let certificate = stream.get_ref().1.peer_certificates().and_then(|certificates| certificates.first());
@@ -136,14 +137,14 @@ async fn answer_all(acceptor: TlsAcceptor, stream: TcpStream, seeds: Arc<Seeds>)
     let key: Arc<str> = pki::fingerprint_der(&public.public_key).into();
     let service = service_fn(move |request| {
         let (seeds, key) = (seeds.clone(), key.clone());
-        async move { Ok::<_, Infallible>(seeds.answer(&key, request).await) }
+        async move { Ok::<_, Infallible>(seeds.answer(&key, peer, request).await) }
     });
     let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
     let _ = server.serve_connection(TokioIo::new(stream), service).await;
 }
 
 impl Seeds {
-    async fn answer(&self, key: &str, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, key: &str, peer: IpAddr, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let path = request.uri().path().to_owned();
         let is_post = request.method() == Method::POST;
         let Ok(body) = Limited::new(request.into_body(), BODY_LIMIT).collect().await else {
@@ -152,7 +153,7 @@ impl Seeds {
         let body = body.to_bytes();
         match path.as_str() {
             path::SEED if is_post => match serde_json::from_slice(&body) {
-                Ok(introduction) => self.seed(key, &introduction),
+                Ok(introduction) => self.seed(key, peer, &introduction),
                 Err(error) => refusal(StatusCode::BAD_REQUEST, format!("no introduction: {error}")),
             },
             path::REPORT if is_post => match serde_json::from_slice(&body) {
@@ -166,7 +167,7 @@ impl Seeds {
         }
     }
 
-    fn seed(&self, key: &str, introduction: &Introduction) -> Response<Full<Bytes>> {
+    fn seed(&self, key: &str, peer: IpAddr, introduction: &Introduction) -> Response<Full<Bytes>> {
         let definition = match Definition::of_name(&self.project, &self.cluster) {
             Ok(definition) => definition,
             Err(error) => return refusal(StatusCode::FORBIDDEN, error.to_string()),
@@ -180,11 +181,8 @@ impl Seeds {
             return refusal(StatusCode::FORBIDDEN, reason);
         }
         let mac = introduction.macs.first().map_or("", String::as_str);
-        let name = match &known {
-            Known::Listed(name, _) => name.as_str(),
-            Known::Any => mac,
-        };
-        if let Verdict::Waits(what) = self.site.machines.asks(introduction, name, key) {
+        let name = known.name(mac);
+        if let Verdict::Waits(what) = self.site.machines.asks(introduction, &known, key) {
             return refusal(StatusCode::ACCEPTED, what);
         }
         let machine = matches!(known, Known::Listed(..)).then_some(name);
@@ -192,7 +190,11 @@ impl Seeds {
         let payload = files.and_then(|files| seed::archive::encode(&files).map_err(Error::from_failure));
         match payload {
             Ok(payload) => {
-                self.site.machines.note(mac, "has its seed");
+                let follower = self.site.machines.given(mac);
+                let (name, address) = agent_of(&definition, &known, introduction, peer);
+                if let Err(error) = follow(&definition, &name, address, follower, &self.site.machines) {
+                    self.site.machines.warn(&format!("{name} cannot be asked how it goes on: {error}"));
+                }
                 Response::new(Full::new(payload.into()))
             }
             Err(error) => {
@@ -201,6 +203,18 @@ impl Seeds {
             }
         }
     }
+}
+
+/// The machine's name in its agent's certificate, and where that agent will be: without an address in the definition,
+/// where it asks from.
+fn agent_of(definition: &Definition, known: &Known, introduction: &Introduction, peer: IpAddr) -> (String, IpAddr) {
+    let cluster = &definition.cluster;
+    let name = match (known, &cluster.any_node, introduction.macs.iter().min()) {
+        (Known::Any, Some(any), Some(mac)) => any.name(mac),
+        _ => known.name("").to_owned(),
+    };
+    let address = cluster.machine(&name).and_then(|machine| machine.static_address());
+    (name, address.unwrap_or(peer))
 }
 
 /// Why a machine must not run from memory: a master that forgets at each start would call itself fresh each time, and

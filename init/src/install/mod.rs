@@ -10,7 +10,6 @@ use crate::cmdline;
 use crate::console::{self, say};
 use crate::devices::Watch;
 use crate::disk::block::Disk;
-use crate::disk::state::Owner;
 use crate::disk::{probe, table, verity};
 use crate::files;
 use crate::netboot::Session;
@@ -42,14 +41,15 @@ pub fn run(
     rule: &Install,
     handover: &Handover,
     session: Option<Arc<Session>>,
-    owner: &Owner,
+    machine: String,
+    stick_is_for_one: bool,
     watch: &Watch,
 ) -> Result<(), Failure> {
     let target = find(rule, &handover.disk, watch)?;
     let own =
         |error: seed::Error| Failure::retry("the stick's seed", error, "write the stick again with `imgbuild burn`");
     let seed = seed::read_path(&handover.disk.partition_device(Partition::Seed.number()), 0).map_err(own)?.files;
-    let from = From { handover: handover.clone(), session, name: owner.machine.clone(), seed };
+    let from = From { handover: handover.clone(), session, name: machine, seed, stick_is_for_one };
     let found = look(&target.disk, &from.seed).map_err(|error| unreadable(&target, &error))?;
     match found {
         Holds::Nothing | Holds::Half => {}
@@ -76,6 +76,8 @@ struct From {
     session: Option<Arc<Session>>,
     name: String,
     seed: Files,
+    /// Not a seed that makes a node of any machine.
+    stick_is_for_one: bool,
 }
 
 fn unreadable(target: &Candidate, error: &dyn std::fmt::Display) -> Failure {
@@ -206,7 +208,7 @@ impl From {
         self.leave(target, esp)
     }
 
-    /// The stick loses its seed, or `serve` hears of it, and the machine starts from its disk.
+    /// The stick loses its seed unless it has other machines to make, or `serve` hears of it, and the machine starts from its disk.
     fn leave(&self, target: &Candidate, esp: Uuid) -> ! {
         if let Some(session) = &self.session {
             session.report(&Report::Installed { disk: target.to_string() });
@@ -214,6 +216,10 @@ impl From {
             start_from(&target.disk, esp, None)
         }
         let disk = &self.handover.disk;
+        if !self.stick_is_for_one {
+            say(format!("install      done: this machine is on {target}, and the stick is ready for the next"));
+            start_from(&target.disk, esp, Some(disk))
+        }
         let stick = disk.partition_device(Partition::Seed.number());
         let forgotten = note(target, esp).and_then(|note| {
             write::zero(&stick, Partition::Seed.size().unwrap_or(0))?;

@@ -28,7 +28,7 @@ fn foreign_programs_find_nothing_wrong_with_an_image() {
     });
 }
 
-fn read_json(path: &std::path::Path) -> stories::Result<Value> {
+pub fn read_json(path: &std::path::Path) -> stories::Result<Value> {
     let bytes = std::fs::read(path).map_err(Failure::file(path, "read"))?;
     serde_json::from_slice(&bytes).map_err(|error| Failure::Unexpected(format!("{}: {error}", path.display())))
 }

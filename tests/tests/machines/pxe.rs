@@ -75,7 +75,8 @@ fn a_master_puts_itself_on_its_disk_by_uefi() {
         rack.gets_its_seed()?;
         rack.machine.wait_for_console("install      done", INSTALLED_SECONDS)?;
         rack.machine.wait_for_console("node m1 is Ready", READY_SECONDS)?;
-        rack.site.served("is on its disk now").map(drop)
+        rack.site.served("is on its disk now")?;
+        rack.machine.eventually("Ready, where `serve` runs", || rack.site.served(": Ready").map(drop))
     });
 }
 

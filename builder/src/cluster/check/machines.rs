@@ -127,6 +127,17 @@ impl Checker<'_> {
         let who = format!("{prefix}*");
         self.labels("any-node.labels", &who, &any.labels);
         self.taints("any-node.taints", &who, &any.taints);
+        let Some(install) = &any.install else { return };
+        self.install("any-node.install", &who, install);
+        for (key, value) in [("id", &install.id), ("wipe", &install.wipe)] {
+            if let Some(value) = value {
+                self.report(
+                    &format!("any-node.install.{key}"),
+                    format!("{who}: {key} = {value:?} is one disk's, and this rule is for many machines"),
+                    "choose by model, transport or size; a disk with data is given away on the machine's console",
+                );
+            }
+        }
     }
 
     fn labels(&mut self, at: &str, name: &str, labels: &BTreeMap<String, String>) {

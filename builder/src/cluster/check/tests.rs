@@ -383,4 +383,11 @@ fn a_disk_to_install_to_is_one_that_can_be() {
     assert_eq!(with("id = \"/dev/sda\""), ["5: master-1: \"/dev/sda\" is no name of a disk"]);
     assert_eq!(with("min-gb = 2, max-gb = 1"), ["5: master-1: no disk has at least 2 and at most 1 GB"]);
     assert_eq!(with("wipe = \" \""), ["5: master-1: the disk's wipe is empty"]);
+    let of_any = |install: &str| {
+        let found = problems(&cluster_with(&format!("[any-node]\nprefix = \"r-\"\ninstall = {{ {install} }}")));
+        found.into_iter().filter(|problem| problem.contains("r-*")).collect::<Vec<_>>()
+    };
+    assert_eq!(of_any("transport = \"nvme\", max-gb = 4000"), [""; 0]);
+    let wipe = ["4: r-*: wipe = \"S5X\" is one disk's, and this rule is for many machines"];
+    assert_eq!(of_any("wipe = \"S5X\""), wipe);
 }
