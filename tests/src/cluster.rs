@@ -75,7 +75,7 @@ impl StoryCluster {
 
     /// Whether the definition has a machine of this name.
     pub(crate) fn lists(&self, machine: &str) -> bool {
-        self.definition.cluster.machines.iter().any(|listed| listed.name == machine)
+        self.definition.cluster.lists(machine)
     }
 
     /// The seed of the node `machine`, or of any node, with its credential to join.

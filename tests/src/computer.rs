@@ -122,9 +122,9 @@ impl<'lab> Computer<'lab> {
         self.write_seed(cluster, &cluster.master_seed(machine)?)
     }
 
-    /// Makes it this node of another cluster; while it is off.
-    pub fn take_node_seed(&mut self, cluster: &StoryCluster, machine: &str) -> Result {
-        self.write_seed(cluster, &cluster.node_seed(Some(machine))?)
+    /// Makes it this node of another cluster, or any node; while it is off.
+    pub fn take_node_seed(&mut self, cluster: &StoryCluster, machine: Option<&str>) -> Result {
+        self.write_seed(cluster, &cluster.node_seed(machine)?)
     }
 
     fn write_seed(&mut self, cluster: &StoryCluster, files: &seed::Files) -> Result {

@@ -119,7 +119,7 @@ impl<'lab> Room<'lab> {
         let (place, machine) = (&self.places[index], &mut self.machines[index]);
         match place.role {
             Role::Master => machine.take_seed(&self.cluster, Some(&place.name)),
-            Role::Node => machine.take_node_seed(&self.cluster, &place.name),
+            Role::Node => machine.take_node_seed(&self.cluster, Some(&place.name)),
         }
     }
 
