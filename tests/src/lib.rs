@@ -51,7 +51,7 @@ pub const MASTER: &str = "master+vm+story";
 /// The same profile with another configuration: what that is upgraded to.
 pub const NEXT_MASTER: &str = "master+vm+next/story";
 /// The same without a PID 1 in its root.
-pub const HEADLESS_MASTER: &str = "master+vm+next/headless";
+pub const HEADLESS_MASTER: &str = "master+vm+headless/story";
 /// A node of the same kind.
 pub const NODE: &str = "node+vm+story";
 pub const NEXT_NODE: &str = "node+vm+next/story";

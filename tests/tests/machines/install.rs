@@ -38,9 +38,8 @@ impl<'lab> Rack<'lab> {
         Ok(Rack { lab, machine })
     }
 
-    /// Without the stick.
+    /// Without the stick; it is off.
     fn starts_from_its_disk(&mut self) -> Result {
-        self.machine.power_cut()?;
         self.machine.hardware().disks.remove(0);
         let wrong = |error: images::tools::ToolsError| Failure::Unexpected(error.to_string());
         oracle::partition_table(self.lab.tools(), self.machine.disk()).map_err(wrong)?;
@@ -59,6 +58,7 @@ fn from_a_stick_to_a_disk_of_4k_sectors_by_uefi() {
         rack.machine.wait_for_console("install      done", INSTALLED_SECONDS)?;
         // The stick stays in, and the firmware has been told what comes next.
         rack.machine.wait_for_console("making the state file system", UP_SECONDS)?;
+        rack.machine.power_cut()?;
         rack.starts_from_its_disk()
     });
 }
@@ -79,6 +79,7 @@ fn from_a_stick_to_a_disk_with_data_by_bios_once_its_serial_is_typed() {
         rack.machine.wait_for_console("nothing was written", INSTALLED_SECONDS)?;
         rack.machine.type_on_console(&format!("{SERIAL}\n"))?;
         rack.machine.wait_for_console("reboots as soon as it is gone", INSTALLED_SECONDS)?;
+        rack.machine.power_cut()?;
         rack.starts_from_its_disk()
     });
 }
