@@ -6,7 +6,7 @@
 //! two small ones beside it do what the agent needs.
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn;
 use hyper::header::{HOST, HeaderValue};
@@ -72,7 +72,21 @@ impl Connection {
         if stream.get_ref().1.alpn_protocol() == Some(HTTP2) {
             return Self::start(peer, TokioIo::new(stream)).await;
         }
-        let (sender, driver) = conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed(&peer))?;
+        Self::start_first(peer, TokioIo::new(stream)).await
+    }
+
+    /// HTTP/1.1 without TLS: for what anybody may know, and is checked once it is here.
+    pub async fn plain(address: SocketAddr) -> Result<Connection, HttpError> {
+        let peer = address.to_string();
+        let stream = limited(&peer, TcpStream::connect(address)).await?;
+        Self::start_first(peer, TokioIo::new(stream)).await
+    }
+
+    async fn start_first<T>(peer: String, stream: T) -> Result<Connection, HttpError>
+    where
+        T: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    {
+        let (sender, driver) = conn::http1::handshake(stream).await.map_err(failed(&peer))?;
         tokio::spawn(driver);
         Ok(Connection { sender: Sender::First(Arc::new(Mutex::new(sender))), peer })
     }
@@ -129,12 +143,22 @@ impl Connection {
 
     /// Sends a request and reads the whole body: status and bytes.
     pub async fn exchange(&self, request: Request<Full<Bytes>>, limit: Duration) -> Result<(u16, Bytes), HttpError> {
+        self.exchange_up_to(usize::MAX, request, limit).await
+    }
+
+    /// The same with a body of so many bytes at most.
+    pub async fn exchange_up_to(
+        &self,
+        largest: usize,
+        request: Request<Full<Bytes>>,
+        limit: Duration,
+    ) -> Result<(u16, Bytes), HttpError> {
         let answer = self.send(request, limit).await?;
         let status = answer.status().as_u16();
-        let body = tokio::time::timeout(limit, answer.into_body().collect())
+        let body = tokio::time::timeout(limit, Limited::new(answer.into_body(), largest).collect())
             .await
             .map_err(|_| HttpError::Late { peer: self.peer.clone(), seconds: limit.as_secs() })?
-            .map_err(failed(&self.peer))?;
+            .map_err(|error| HttpError::Exchange { peer: self.peer.clone(), reason: chain(error.as_ref()) })?;
         Ok((status, body.to_bytes()))
     }
 }

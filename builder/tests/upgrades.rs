@@ -23,6 +23,8 @@ struct Faults {
     /// Machine with a pod that never goes.
     keeps_a_pod: &'static str,
     another_rolls: bool,
+    /// Nobody serves what machines are told to fetch.
+    serves_nothing: bool,
     /// Machine whose new slot is not called good yet.
     on_trial: Arc<Mutex<&'static str>>,
 }
@@ -36,6 +38,7 @@ struct Machine {
     trial_looks: u32,
     phase: &'static str,
     missing: Vec<u32>,
+    reason: Option<&'static str>,
 }
 
 const OLD: &str = "0.1.0-old";
@@ -46,7 +49,16 @@ const LEADER: &str = "m1";
 impl Machine {
     fn new(name: &'static str, faults: Faults) -> Machine {
         let role = if name.starts_with('m') { "master" } else { "node" };
-        Machine { name, role, faults, in_slot_b: false, trial_looks: 0, phase: "none", missing: Vec::new() }
+        Machine {
+            name,
+            role,
+            faults,
+            in_slot_b: false,
+            trial_looks: 0,
+            phase: "none",
+            missing: Vec::new(),
+            reason: None,
+        }
     }
 
     fn status(&mut self) -> String {
@@ -81,10 +93,15 @@ impl Machine {
                 match self.phase {
                     "copying" => (self.phase, self.missing) = ("receiving", vec![0, 2]),
                     "checking" => self.phase = "written",
+                    "fetching" if self.faults.serves_nothing => {
+                        (self.phase, self.reason) = ("receiving", Some("192.0.2.9:8080: connection refused"));
+                    }
+                    "fetching" => (self.phase, self.missing) = ("receiving", Vec::new()),
                     _ => {}
                 }
-                let document =
+                let mut document =
                     json!({"phase": phase, "digest": "d1", "size": 1000, "present": 900, "missing": missing});
+                document["reason"] = json!(self.reason);
                 (200, document.to_string())
             }
             "POST /v1/upgrade" => {
@@ -97,7 +114,13 @@ impl Machine {
                 self.phase = "checking";
                 accepted
             }
+            "POST /v1/upgrade/d1" if query == "from=192.0.2.9:8080" => {
+                say("fetches");
+                self.phase = "fetching";
+                accepted
+            }
             "POST /v1/upgrade/d1" => {
+                say("is sent a chunk");
                 let number: u32 = query.strip_prefix("file=root.img&chunk=").unwrap().parse().unwrap();
                 self.missing.retain(|missing| *missing != number);
                 accepted
@@ -183,7 +206,12 @@ impl Fleet {
         self.done().into_iter().filter(|line| line.ends_with("reboots")).collect()
     }
 
+    /// What the machines did to be another than before.
     fn done(&self) -> Vec<String> {
+        self.log().into_iter().filter(|line| !line.ends_with("is sent a chunk")).collect()
+    }
+
+    fn log(&self) -> Vec<String> {
         self.log.lock().unwrap().clone()
     }
 }
@@ -260,6 +288,20 @@ fn one_machine_takes_what_it_lacks_and_reboots_into_it() {
     std::fs::write(&cut, &whole[..whole.len() - 300_000]).unwrap();
     let cut = [upgrade("m3"), vec![cut.display().to_string()]].concat();
     says(&fleet.project.refused(&words(&cut)), &["root.img is cut short"]);
+}
+
+#[test]
+fn machines_fetch_what_they_lack_and_are_sent_what_they_could_not() {
+    for (serves_nothing, wanted) in [(false, vec!["m1 fetches"]), (true, vec!["m1 fetches", "m1 is sent a chunk"])] {
+        let fleet = Fleet::new(&Faults { serves_nothing, ..Faults::default() });
+        let (bundle, address) = (&fleet.bundles()[0], fleet.addresses[0].split_once('=').unwrap().1);
+        let machine = ["node", "m1", "--cluster", "lab", "--address", address];
+        let arguments = [&machine[..], &["upgrade", bundle, "--from", "192.0.2.9:8080", "--no-reboot"]].concat();
+        fleet.project.done(&arguments);
+        let mut log = fleet.log();
+        log.dedup();
+        assert_eq!(log, wanted);
+    }
 }
 
 #[test]

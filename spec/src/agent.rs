@@ -89,7 +89,8 @@ pub mod path {
     /// is copied there.
     pub const UPGRADE: &str = "/v1/upgrade";
     /// POST, operators: a chunk of the bundle whose manifest's SHA-256 is the name. `file=` and `chunk=` say which;
-    /// `last=1` and no body: all is sent, check it and put the slot on trial.
+    /// `from=IP:PORT` and no body: the machine fetches what it lacks from the `imgbuild serve` there. `last=1` and no body:
+    /// all is there, check it and put the slot on trial.
     pub const UPGRADE_CHUNK: &str = "/v1/upgrade/{name}";
 
     /// POST, operators, masters alone have it: `CordonRequest` for the node of this name, answered by `Accepted`.

@@ -36,6 +36,12 @@ pub mod path {
     pub const SEED: &str = "/v1/seed";
     /// POST a [`super::Report`].
     pub const REPORT: &str = "/v1/report";
+
+    /// By plain HTTP, GET with ranges: a file of an upgrade's payload by its SHA-256 in hexadecimal.
+    pub fn payload(sha256: &str) -> String {
+        format!("{PAYLOAD}{sha256}")
+    }
+    pub const PAYLOAD: &str = "/payload/";
 }
 
 /// Who a machine says it is. Nothing of this is proof; the key of its TLS certificate is what an operator compares.

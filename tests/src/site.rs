@@ -24,6 +24,8 @@ const SITE_ADDRESS: &str = "10.9.0.1/24";
 /// Where `imgbuild serve` is.
 pub const SERVE_ADDRESS: &str = "10.9.0.2";
 const LEASES: &str = "10.9.0.100,10.9.0.200,1h";
+/// dnsmasq's, in the story's folder: a line for each lease, its MAC address second and its address third.
+const LEASES_FILE: &str = "leases";
 const START: Duration = Duration::from_secs(60);
 
 /// The site. Dropped, all of it ends.
@@ -65,7 +67,7 @@ impl<'lab> Site<'lab> {
         nsenter(&desk, &["--net"], &format!("ip address add {SERVE_ADDRESS}/24 dev eth0 && ip link set eth0 up"))?;
         let log = lab.folder().join("dnsmasq.log");
         let output = File::create(&log).map_err(Failure::file(&log, "make"))?;
-        let leases = lab.folder().join("leases");
+        let leases = lab.folder().join(LEASES_FILE);
         let dhcp = in_namespace(&network_of(&wires)?, || {
             let mut command = lab.program("dnsmasq");
             command.args([
@@ -85,8 +87,9 @@ impl<'lab> Site<'lab> {
         Ok(Site { lab, holders: [wires, desk], dhcp, serve: None })
     }
 
-    /// Starts `imgbuild serve` with a build of an image for each role.
+    /// Starts `imgbuild serve` with a build of an image for each role, in place of one that runs.
     pub fn serve(&mut self, cluster: &StoryCluster, images: &[&str]) -> Result {
+        self.stop_serving();
         let folders = images.iter().map(|image| Ok(self.lab.image(image)?.beside(""))).collect::<Result<Vec<_>>>()?;
         let log = self.lab.folder().join("serve.log");
         let output = File::create(&log).map_err(Failure::file(&log, "make"))?;
@@ -141,6 +144,21 @@ impl<'lab> Site<'lab> {
         in_namespace(&network_of(&self.holders[0])?, work)
     }
 
+    /// `imgbuild` by an operator on the machines' network.
+    pub fn imgbuild(&self, cluster: &StoryCluster, arguments: &str) -> Result {
+        self.on_its_network(|| cluster.imgbuild(arguments))
+    }
+
+    /// The address that the DHCP server has given to a card.
+    pub fn address_of(&self, mac: &str) -> Result<String> {
+        let path = self.lab.folder().join(LEASES_FILE);
+        let leases = std::fs::read_to_string(&path).map_err(Failure::file(&path, "read"))?;
+        let lease =
+            leases.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|lease| lease.get(1) == Some(&mac));
+        let address = lease.and_then(|lease| lease.get(2).map(|address| (*address).to_owned()));
+        address.ok_or_else(|| Failure::Unexpected(format!("no lease of {mac}: {leases}")))
+    }
+
     /// Plugs a machine's only card into the bridge; while it is off.
     pub fn plug_in(&self, machine: &mut Computer<'_>, name: &str, boot_rom: bool) -> Result {
         let script = format!("ip tuntap add {name} mode tap && ip link set {name} master {BRIDGE} up");
@@ -151,13 +169,19 @@ impl<'lab> Site<'lab> {
     }
 }
 
-impl Drop for Site<'_> {
-    fn drop(&mut self) {
+impl Site<'_> {
+    fn stop_serving(&mut self) {
         if let Some(serve) = self.serve.take() {
             // It may have ended by itself.
             let _ = serve.stop.send(());
             drop(serve.thread.join());
         }
+    }
+}
+
+impl Drop for Site<'_> {
+    fn drop(&mut self) {
+        self.stop_serving();
         end(&mut self.dhcp);
         self.holders.iter_mut().for_each(end);
     }

@@ -182,9 +182,15 @@ impl NodeApi {
         if query == "last=1" {
             return accepted(self.upgrades.finish(digest));
         }
+        if let Some(from) = query.strip_prefix("from=") {
+            return match from.parse() {
+                Ok(from) => accepted(self.upgrades.fetch(digest, from)),
+                Err(_) => bad(&format!("{query:?}: from=IP:PORT is wanted")),
+            };
+        }
         let asked = query.strip_prefix("file=").and_then(|rest| rest.split_once("&chunk="));
         let Some((file, Ok(number))) = asked.map(|(file, number)| (file, number.parse())) else {
-            return bad(&format!("{query:?}: file=NAME&chunk=NUMBER or last=1 is wanted"));
+            return bad(&format!("{query:?}: file=NAME&chunk=NUMBER, from=IP:PORT or last=1 is wanted"));
         };
         accepted(self.upgrades.chunk(digest, file, number, body).await.map(|()| "written".into()))
     }

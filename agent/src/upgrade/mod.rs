@@ -1,9 +1,10 @@
 //! A bundle comes to the other slot: its manifest is judged, what the machine has of it is copied, the rest is sent
-//! chunk by chunk, what was written is read back, and the slot is on trial from the next boot on (trial.rs).
+//! chunk by chunk or fetched (fetch.rs), what was written is read back, and the slot is on trial from the next boot on (trial.rs).
 //!
 //! Architecture invariant: the slot that runs is never written, the other has no boot files until everything in it was
 //! read back and found to be what the signed manifest says.
 
+mod fetch;
 mod judge;
 mod payload;
 mod trial;
@@ -21,6 +22,7 @@ use sha2::{Digest, Sha256};
 use spec::agent::{Upgrade, UpgradePhase};
 use spec::paths;
 use spec::status::BootPlace;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -99,8 +101,10 @@ impl Upgrades {
         let mut current = lock(&self.current);
         if let Some(session) = current.as_ref() {
             match session.phase() {
-                UpgradePhase::Receiving if session.digest == digest => return Ok(format!("{version} goes on")),
-                UpgradePhase::Copying | UpgradePhase::Checking => {
+                UpgradePhase::Receiving | UpgradePhase::Fetching if session.digest == digest => {
+                    return Ok(format!("{version} goes on"));
+                }
+                UpgradePhase::Copying | UpgradePhase::Fetching | UpgradePhase::Checking => {
                     return Err(refused("another upgrade is at work: ask again when it is through"));
                 }
                 _ => {}
@@ -134,6 +138,18 @@ impl Upgrades {
         let (file, bytes) = (file.to_owned(), bytes.to_vec());
         let written = tokio::task::spawn_blocking(move || session.chunk(&file, number, &bytes)).await;
         written.unwrap_or_else(|error| Err(refused(error.to_string())))
+    }
+
+    /// Has the machine fetch what is missing; the work goes on behind the answer.
+    pub fn fetch(&self, digest: &str, from: SocketAddr) -> Result<String, UpgradeError> {
+        let session = self.receiving(digest)?;
+        {
+            let mut state = lock(&session.state);
+            state.phase = UpgradePhase::Fetching;
+            state.reason = None;
+        }
+        tokio::spawn(session.fetch(from));
+        Ok(format!("what is missing comes from {from}"))
     }
 
     /// Everything was sent: the rest goes on behind the answer.

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use spec::agent::{Accepted, PowerRequest, ResetRequest, organization, path};
 use spec::cluster::Role;
 use std::io::{BufRead, BufReader, ErrorKind, IsTerminal, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -81,6 +81,9 @@ enum NodeCommand {
 struct UpgradeArguments {
     /// Made by `imgbuild bundle`
     bundle: PathBuf,
+    /// The machine fetches what it lacks from the `imgbuild serve` there, not from here
+    #[arg(long, value_name = "IP:PORT")]
+    from: Option<SocketAddrV4>,
     /// Leave the reboot to somebody else
     #[arg(long)]
     no_reboot: bool,
@@ -173,17 +176,18 @@ impl Machine<'_> {
         }
     }
 
-    fn upgrade(&self, UpgradeArguments { bundle, no_reboot, force }: &UpgradeArguments) -> Result<()> {
-        let bundle = Bundle::open(bundle)?;
+    fn upgrade(&self, arguments: &UpgradeArguments) -> Result<()> {
+        let bundle = Bundle::open(&arguments.bundle)?;
         let progress = &self.context.progress;
-        let upgrade = Upgrade { client: self.client(organization::OPERATOR)?, bundle: &bundle, progress };
+        let client = self.client(organization::OPERATOR)?;
+        let upgrade = Upgrade { client, bundle: &bundle, from: arguments.from, progress };
         let before = upgrade.running_slot()?;
         upgrade.write()?;
-        if *no_reboot {
+        if arguments.no_reboot {
             progress.note(&format!("{}: the next boot is from slot {}", self.name, before.other().letter()));
             return Ok(());
         }
-        self.take_down(path::REBOOT, *force)?;
+        self.take_down(path::REBOOT, arguments.force)?;
         upgrade.wait(before)
     }
 

@@ -8,6 +8,7 @@ use crate::release::Bundle;
 use crate::request::Context;
 use crate::roll::{Roll, plan};
 use clap::Args;
+use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use time::Duration;
 
@@ -20,6 +21,9 @@ pub(super) struct UpgradeArguments {
     /// Cluster to roll through
     #[arg(id = "upgrade-cluster", short = 'c', long = "cluster", value_name = "NAME", default_value = DEFAULT)]
     cluster: String,
+    /// Machines fetch what they lack from the `imgbuild serve` there, not from here
+    #[arg(long, value_name = "IP:PORT")]
+    from: Option<SocketAddrV4>,
     /// Show the plan and do nothing
     #[arg(long)]
     plan: bool,
@@ -46,6 +50,7 @@ pub(super) fn execute(context: &Context, arguments: &UpgradeArguments) -> Result
         definition: &definition,
         addresses: &arguments.addresses.address,
         bundles: &bundles,
+        from: arguments.from,
         progress: &context.progress,
         holder: holder(),
         drain_limit: arguments.drain.unsigned_abs(),

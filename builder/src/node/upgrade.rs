@@ -7,6 +7,8 @@ use crate::release::Bundle;
 use indicatif::HumanBytes;
 use spec::agent::{Accepted, AgentStatus, SlotState, Upgrade as UpgradeStatus, UpgradePhase, path};
 use spec::layout::Slot;
+use std::cell::Cell;
+use std::net::SocketAddrV4;
 use std::time::{Duration, Instant};
 
 /// Between two looks at what a machine does by itself.
@@ -20,6 +22,8 @@ const TRIAL_LIMIT: Duration = Duration::from_secs(45 * 60);
 pub struct Upgrade<'a> {
     pub client: Client,
     pub bundle: &'a Bundle,
+    /// An `imgbuild serve` that the machine fetches from.
+    pub from: Option<SocketAddrV4>,
     pub progress: &'a Progress,
 }
 
@@ -62,8 +66,12 @@ impl Upgrade<'_> {
             HumanBytes(begun.size),
             100.0 * missing as f64 / begun.size.max(1) as f64
         ));
-        let task = self.progress.task(&format!("sending to {name}"), missing, Unit::Bytes);
         let place = path::upgrade_chunk(&begun.digest);
+        let begun = match self.from {
+            Some(from) => self.fetched(from, &place, begun)?,
+            None => begun,
+        };
+        let task = self.progress.task(&format!("sending to {name}"), begun.size - begun.present, Unit::Bytes);
         for (file, numbers) in &begun.missing {
             for number in numbers {
                 let bytes = self.bundle.chunk(file, *number)?;
@@ -76,6 +84,24 @@ impl Upgrade<'_> {
         self.until(|status| status.phase == UpgradePhase::Written)?;
         self.progress.note(&format!("{name} has written and checked {}", self.bundle.manifest.image.version));
         Ok(())
+    }
+
+    /// Has the machine fetch what it lacks; what it could not get is still missing then.
+    fn fetched(&self, from: SocketAddrV4, place: &str, begun: UpgradeStatus) -> Result<UpgradeStatus> {
+        let name = self.client.name();
+        self.post(&format!("{place}?from={from}"), &[])?;
+        let task = self.progress.task(&format!("{name} fetches"), begun.size - begun.present, Unit::Bytes);
+        let present = Cell::new(begun.present);
+        let fetched = self.until(|status| {
+            task.advance(status.present.saturating_sub(present.replace(status.present)));
+            status.phase != UpgradePhase::Fetching
+        })?;
+        task.done();
+        match &fetched.reason {
+            Some(reason) => self.progress.warn(&format!("{name}: {reason}; the rest goes from here")),
+            None => self.progress.note(&format!("{name} has fetched the rest from {from}")),
+        }
+        Ok(fetched)
     }
 
     /// Looks until the machine's work has come so far.

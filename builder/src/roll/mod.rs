@@ -14,6 +14,7 @@ use crate::release::Bundle;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use spec::agent::{Accepted, CordonRequest, Drained, LockRequest, PowerRequest, organization, path};
+use std::net::SocketAddrV4;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use time::OffsetDateTime;
@@ -33,6 +34,8 @@ pub struct Roll<'a> {
     /// Where machines are reached, instead of what the definition says.
     pub addresses: &'a [MachineAddress],
     pub bundles: &'a [Bundle],
+    /// An `imgbuild serve` that the machines fetch from.
+    pub from: Option<SocketAddrV4>,
     pub progress: &'a Progress,
     /// Who rolls, for the others.
     pub holder: String,
@@ -106,7 +109,8 @@ impl Roll<'_> {
         let name = step.machine.as_str();
         let bundle = self.bundles.get(step.bundle);
         let bundle = bundle.ok_or_else(|| Error::failure(format!("{name}: its bundle is not there")))?;
-        let upgrade = Upgrade { client: self.client(name, organization::OPERATOR)?, bundle, progress: self.progress };
+        let client = self.client(name, organization::OPERATOR)?;
+        let upgrade = Upgrade { client, bundle, from: self.from, progress: self.progress };
         let before = upgrade.running_slot()?;
         // What takes long comes while the machine still works.
         upgrade.write()?;

@@ -11,9 +11,11 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use spec::cluster::{Cluster, Role};
+use spec::netboot;
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -84,6 +86,15 @@ async fn answer(site: &Arc<Site>, peer: IpAddr, request: Request<Incoming>) -> R
     if let Some(program) = site.programs.get(path.trim_start_matches('/')) {
         return bytes(program.clone());
     }
+    if let Some(sha256) = path.strip_prefix(netboot::path::PAYLOAD) {
+        let found = site.images.iter().find_map(|image| Some((image, image.payload(sha256)?)));
+        let Some((image, file)) = found else {
+            return plain(StatusCode::NOT_FOUND, "no image that is served has this file\n");
+        };
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        site.machines.fetches(peer, &name, &format!("{} {}", image.name, image.version));
+        return sent(file, request).await.unwrap_or_else(|refusal| refusal);
+    }
     let mut parts = path.trim_start_matches('/').splitn(3, '/');
     let place = (parts.next(), parts.next(), parts.next());
     let (Some("images"), Some(image), Some(name)) = place else {
@@ -93,12 +104,18 @@ async fn answer(site: &Arc<Site>, peer: IpAddr, request: Request<Incoming>) -> R
     match image.and_then(|image| image.file(name)) {
         None => plain(StatusCode::NOT_FOUND, "no such file\n"),
         Some(Served::Memory(archive)) => bytes(Bytes::from_owner(archive)),
-        Some(Served::File(path)) => match ServeFile::new(path).try_call(request).await {
-            Ok(response) => {
-                counted(site, peer, name, response.map(|body| body.map_err(io::Error::other).boxed_unsync()))
-            }
-            Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{name}: {error}\n")),
+        Some(Served::File(path)) => match sent(&path, request).await {
+            Ok(response) => counted(site, peer, name, response),
+            Err(refusal) => refusal,
         },
+    }
+}
+
+/// A file, or the part of it that is asked for.
+async fn sent(path: &Path, request: Request<Incoming>) -> std::result::Result<Response<Body>, Response<Body>> {
+    match ServeFile::new(path).try_call(request).await {
+        Ok(response) => Ok(response.map(|body| body.map_err(io::Error::other).boxed_unsync())),
+        Err(error) => Err(plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{}: {error}\n", path.display()))),
     }
 }
 

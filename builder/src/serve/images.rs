@@ -25,6 +25,8 @@ pub struct Image {
     folder: PathBuf,
     /// Path on the ESP -> the artifact of these bytes: they travel as they are.
     pub on_esp: BTreeMap<String, String>,
+    /// Files of an upgrade's payload by their SHA-256.
+    payload: BTreeMap<String, PathBuf>,
     /// Archives (cpio) in memory, by name.
     archives: BTreeMap<&'static str, Arc<[u8]>>,
 }
@@ -60,8 +62,12 @@ impl Image {
         let text = std::fs::read_to_string(&manifest).map_err(|error| missing(&error))?;
         let manifest: Manifest = serde_json::from_str(&text).map_err(|error| missing(&error))?;
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let travels = |artifact: &&Artifact| bundle::PAYLOAD.contains(&artifact.name.as_str());
+        let payload = manifest.artifacts.iter().filter(travels);
+        let payload = payload.map(|artifact| (artifact.sha256.to_string(), folder.join(&artifact.name))).collect();
         let mut image = Image {
             name,
+            payload,
             version: manifest.image.version.clone(),
             role: [Role::Master, Role::Node].into_iter().find(|role| role.name() == manifest.image.role),
             command_line: manifest.command_line.clone(),
@@ -121,6 +127,11 @@ impl Image {
         images::esp::visit(&mut esp, &mut see).map_err(failed)?;
         self.on_esp = on_esp;
         Ok(())
+    }
+
+    /// A file of an upgrade to this image by its SHA-256 in hexadecimal.
+    pub fn payload(&self, sha256: &str) -> Option<&Path> {
+        self.payload.get(sha256).map(PathBuf::as_path)
     }
 
     /// A file of this image by its name in a URL.

@@ -8,7 +8,7 @@ use netboot::tftp::{self, Outcome};
 use spec::agent::KEY_DIGITS;
 use spec::cluster::{Cluster, Machine, Role};
 use spec::netboot::Introduction;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -106,6 +106,8 @@ pub struct Machines {
     /// Addresses that a machine's requests come from.
     addresses: Mutex<BTreeMap<IpAddr, String>>,
     installed: Mutex<Installed>,
+    /// Who has begun to fetch what of an upgrade.
+    fetching: Mutex<BTreeSet<(IpAddr, String)>>,
     progress: Progress,
     /// Whoever has a machine's MAC address is that machine.
     trust_macs: bool,
@@ -161,7 +163,8 @@ pub enum Verdict {
 impl Machines {
     pub fn new(progress: Progress, trust_macs: bool, installed: Installed) -> Machines {
         let installed = Mutex::new(installed);
-        Machines { seen: Mutex::default(), addresses: Mutex::default(), installed, progress, trust_macs }
+        let (seen, addresses, fetching) = Default::default();
+        Machines { seen, addresses, installed, fetching, progress, trust_macs }
     }
 
     fn seen(&self) -> MutexGuard<'_, BTreeMap<String, Seen>> {
@@ -239,6 +242,15 @@ impl Machines {
         }
         if let Some((_, task)) = &seen.transfer {
             task.advance(count);
+        }
+    }
+
+    /// A machine asks for a piece of an upgrade's payload.
+    pub fn fetches(&self, address: IpAddr, file: &str, image: &str) {
+        let what = format!("{file} of {image}");
+        let mut fetching = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
+        if fetching.insert((address, what.clone())) {
+            self.say(&format!("{address} fetches {what}"));
         }
     }
 

@@ -39,6 +39,8 @@ pub enum UpgradePhase {
     Copying,
     /// The chunks in `missing` are waited for.
     Receiving,
+    /// The machine fetches them by itself; what it cannot get it waits for again, and `reason` says why.
+    Fetching,
     /// What was written is read back, and the boot files are written.
     Checking,
     /// The other slot is on trial: the next boot takes it.
@@ -60,7 +62,7 @@ pub struct Upgrade {
     pub present: u64,
     /// File of the payload -> numbers of its chunks, from 0.
     pub missing: BTreeMap<String, Vec<u32>>,
-    /// Why it failed.
+    /// Why it failed, or could not fetch.
     pub reason: Option<String>,
 }
 

@@ -1,7 +1,7 @@
 //! Machines start from the network: firmware's own PXE, `imgbuild serve`, and a site that has a DHCP server already.
 
 use qemu::Firmware;
-use stories::{Failure, Lab, MASTER, Result, Site, StoryCluster, expect, story};
+use stories::{Failure, Lab, MASTER, NEXT_MASTER, Result, SERVE_ADDRESS, Site, StoryCluster, expect, story};
 
 /// QEMU's serial number of a machine's first disk.
 const SERIAL: &str = "disk0";
@@ -14,6 +14,8 @@ const INSTALLED_SECONDS: u64 = 300;
 const READY_SECONDS: u64 = 600;
 
 struct Rack<'lab> {
+    lab: &'lab Lab,
+    cluster: StoryCluster,
     site: Site<'lab>,
     machine: stories::Computer<'lab>,
 }
@@ -30,7 +32,7 @@ impl<'lab> Rack<'lab> {
         let emptied = std::fs::File::create(&disk).and_then(|file| file.set_len(DISK_SIZE));
         emptied.map_err(Failure::file(&disk, "empty"))?;
         machine.hardware().memory_mib = MEMORY_MIB;
-        Ok(Rack { site, machine })
+        Ok(Rack { lab, cluster, site, machine })
     }
 
     fn plug_in(&mut self, boot_rom: bool) -> Result {
@@ -56,6 +58,20 @@ impl<'lab> Rack<'lab> {
     }
 }
 
+impl Rack<'_> {
+    /// An upgrade whose bytes come from `serve`, not from the operator.
+    fn fetches_its_next_image(&mut self) -> Result {
+        let bundle = self.lab.bundle(NEXT_MASTER, "next")?;
+        self.site.serve(&self.cluster, &[NEXT_MASTER])?;
+        let address = self.site.address_of(MAC)?;
+        let upgrade = format!("upgrade {} --from {SERVE_ADDRESS}:8080 --no-reboot", bundle.display());
+        self.site.imgbuild(&self.cluster, &format!("node m1 --cluster lab --address {address} {upgrade}"))?;
+        ["imgbuild.efi", "root.img"]
+            .iter()
+            .try_for_each(|file| self.site.served(&format!("{address} fetches {file}")).map(drop))
+    }
+}
+
 #[test]
 fn a_master_runs_from_memory_by_bios_with_its_state_on_its_disk() {
     story("pxe-bios", |lab| {
@@ -76,7 +92,8 @@ fn a_master_puts_itself_on_its_disk_by_uefi() {
         rack.machine.wait_for_console("install      done", INSTALLED_SECONDS)?;
         rack.machine.wait_for_console("node m1 is Ready", READY_SECONDS)?;
         rack.site.served("is on its disk now")?;
-        rack.machine.eventually("Ready, where `serve` runs", || rack.site.served(": Ready").map(drop))
+        rack.machine.eventually("Ready, where `serve` runs", || rack.site.served(": Ready").map(drop))?;
+        rack.fetches_its_next_image()
     });
 }
 
