@@ -13,7 +13,7 @@ use std::fs::File;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Bytes of a machine's disk.
 const DISK_SIZE: u64 = 12 << 30;
@@ -28,6 +28,8 @@ const FORWARDED: [u16; 3] = [ports::KUBE_APISERVER, ports::NODE_EXPORTER, manife
 const READY_SECONDS: u64 = 600;
 const POWER_OFF_SECONDS: u64 = 180;
 const KUBECTL_SECONDS: u64 = 120;
+/// kubectl gives a handshake 10 s, which no option of it scales as [`qemu::Patience`] does; nothing was asked then.
+const LATE_HANDSHAKE: &str = "net/http: TLS handshake timeout";
 const ANSWER_SECONDS: u64 = 180;
 const QUIT_SECONDS: u64 = 60;
 
@@ -260,11 +262,17 @@ impl<'lab> Computer<'lab> {
     /// The certificate names the machine, not the host's loopback that leads to it.
     fn kubectl_within(&self, arguments: &[&str], input: &str, within: Duration) -> Result<String> {
         let port = self.host_port(ports::KUBE_APISERVER)?;
-        let mut command = kubectl()?;
-        command.arg("--kubeconfig").arg(&self.kubeconfig);
-        command.args([format!("--server=https://127.0.0.1:{port}"), "--tls-server-name=kubernetes".into()]);
-        command.args(arguments).env_remove("KUBECONFIG").env("HOME", &self.folder);
-        run(command, input, within)?.ok()
+        let end = Instant::now() + within;
+        loop {
+            let mut command = kubectl()?;
+            command.arg("--kubeconfig").arg(&self.kubeconfig);
+            command.args([format!("--server=https://127.0.0.1:{port}"), "--tls-server-name=kubernetes".into()]);
+            command.args(arguments).env_remove("KUBECONFIG").env("HOME", &self.folder);
+            match run(command, input, within)?.ok() {
+                Err(failure) if Instant::now() < end && failure.to_string().contains(LATE_HANDSHAKE) => {}
+                outcome => return outcome,
+            }
+        }
     }
 
     /// The host's port (on 127.0.0.1) that leads to this TCP port of the machine, which is on.
