@@ -130,6 +130,22 @@ fn two_wiped_masters_wait_for_the_one_that_holds_the_data() {
 }
 
 #[test]
+fn a_wiped_master_waits_while_another_is_down() {
+    story("native-wiped-beside-one", |lab| {
+        let (_room, cluster, mut masters) = formed(lab)?;
+        put(&masters[0], "word")?;
+        masters[1].power_cut();
+        masters[2].wipe(&cluster)?;
+        masters[2].power_on(&ETCD)?;
+        says(&masters[2], "has no quorum")?;
+        expect(masters[2].etcdctl("member list").is_err(), "no etcd", "it runs")?;
+        masters[1].power_on(&ETCD)?;
+        has_voters(&masters[2], 3)?;
+        has(&masters[2], "word")
+    });
+}
+
+#[test]
 fn a_master_cut_off_from_the_others_does_not_serve_and_catches_up() {
     story("native-cut-cable", |lab| {
         let (room, _cluster, masters) = formed(lab)?;
