@@ -267,9 +267,9 @@ impl Life {
         if here.exists() {
             return Ok(());
         }
-        let owner = self.machine.owner();
-        let is_for_one = self.machine.cluster.as_ref().is_none_or(|cluster| cluster.lists(&owner.machine));
-        install::run(&rule, &self.handover, self.netboot.clone(), owner.machine, is_for_one, &self.watch)
+        let name = self.machine.name();
+        let is_for_one = self.machine.cluster.as_ref().is_none_or(|cluster| cluster.lists(name));
+        install::run(&rule, &self.handover, self.netboot.clone(), name, is_for_one, &self.watch)
     }
 
     fn network(&mut self) -> Result<(), Failure> {

@@ -2,6 +2,7 @@
 //! machine with one virtual CPU, and scaled here and nowhere else.
 
 use crate::Accelerator;
+use crate::random::SplitMix;
 use std::hint::black_box;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -76,32 +77,23 @@ fn seconds_of(work: impl FnOnce()) -> f64 {
 fn calculate() {
     let mut number = black_box(1_u64);
     for _ in 0..ROUNDS {
-        number = next(number);
+        number ^= number << 13;
+        number ^= number >> 7;
+        number ^= number << 17;
     }
     black_box(number);
-}
-
-/// G. Marsaglia, "Xorshift RNGs" (2003), 64 bits.
-fn next(mut number: u64) -> u64 {
-    number ^= number << 13;
-    number ^= number >> 7;
-    number ^ (number << 17)
 }
 
 /// Seconds of the steps alone.
 fn walk() -> f64 {
     /// A place is a processor's cache line.
-    #[derive(Clone, Copy)]
     #[repr(align(64))]
     struct Place(u32);
     let mut places: Vec<Place> = (0..).map(Place).take(WALK_BYTES / size_of::<Place>()).collect();
     // S. Sattolo's shuffle: one way through all of them.
-    let mut number = 1_u64;
+    let mut chance = SplitMix(1);
     for last in (1..places.len()).rev() {
-        number = next(number);
-        let other = usize::try_from(number % last as u64).unwrap_or(0);
-        let (one, two) = (places[last], places[other]);
-        (places[last], places[other]) = (two, one);
+        places.swap(last, usize::try_from(chance.next() % last as u64).unwrap_or(0));
     }
     seconds_of(|| {
         let mut at = 0_usize;

@@ -167,9 +167,7 @@ impl<'lab> Site<'lab> {
         machine.plug_into(card, Arc::new(network_of(&self.holders[0])?));
         Ok(())
     }
-}
 
-impl Site<'_> {
     fn stop_serving(&mut self) {
         if let Some(serve) = self.serve.take() {
             // It may have ended by itself.

@@ -1,5 +1,6 @@
 //! A bundle comes to the other slot: its manifest is judged, what the machine has of it is copied, the rest is sent
-//! chunk by chunk or fetched (fetch.rs), what was written is read back, and the slot is on trial from the next boot on (trial.rs).
+//! chunk by chunk or fetched (fetch.rs), what was written is read back, and the slot is on trial from the next boot on
+//! (trial.rs).
 //!
 //! Architecture invariant: the slot that runs is never written, the other has no boot files until everything in it was
 //! read back and found to be what the signed manifest says.

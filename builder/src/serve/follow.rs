@@ -6,8 +6,7 @@ use crate::cluster::Definition;
 use crate::error::Result;
 use crate::node::{Caller, Client};
 use spec::agent::{AgentStatus, organization, path};
-use spec::ports;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -25,12 +24,12 @@ const LIMIT: Duration = Duration::from_secs(3);
 pub fn follow(
     definition: &Definition,
     name: &str,
-    address: IpAddr,
+    address: SocketAddr,
     follower: Follower,
     machines: &Arc<Machines>,
 ) -> Result<()> {
     let caller = Caller::of(definition, organization::READER, OffsetDateTime::now_utc())?;
-    let client = Client::new(&caller, name, SocketAddr::new(address, ports::AGENT), LIMIT);
+    let client = Client::new(&caller, name, address, LIMIT);
     let machines = Arc::downgrade(machines);
     let mut shown = String::new();
     let work = move || {

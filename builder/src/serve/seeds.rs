@@ -19,8 +19,9 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use spec::agent::Refusal;
 use spec::cluster::Role;
 use spec::netboot::{Introduction, Report, path};
+use spec::ports;
 use std::convert::Infallible;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -207,14 +208,13 @@ impl Seeds {
 
 /// The machine's name in its agent's certificate, and where that agent will be: without an address in the definition,
 /// where it asks from.
-fn agent_of(definition: &Definition, known: &Known, introduction: &Introduction, peer: IpAddr) -> (String, IpAddr) {
-    let cluster = &definition.cluster;
-    let name = match (known, &cluster.any_node, introduction.macs.iter().min()) {
+fn agent_of(definition: &Definition, known: &Known, introduction: &Introduction, peer: IpAddr) -> (String, SocketAddr) {
+    let name = match (known, &definition.cluster.any_node, introduction.macs.iter().min()) {
         (Known::Any, Some(any), Some(mac)) => any.name(mac),
         _ => known.name("").to_owned(),
     };
-    let address = cluster.machine(&name).and_then(|machine| machine.static_address());
-    (name, address.unwrap_or(peer))
+    let address = definition.agent_address(&name, None);
+    (name, address.unwrap_or(SocketAddr::new(peer, ports::AGENT)))
 }
 
 /// Why a machine must not run from memory: a master that forgets at each start would call itself fresh each time, and

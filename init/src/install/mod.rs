@@ -1,6 +1,6 @@
 //! From the stick, or from the network, to the machine's own disk, where the definition has an `[install]`: the disk is
-//! chosen, looked at, written and entered into the firmware's order; the stick keeps nothing but a note of where its
-//! machine went.
+//! chosen, looked at, written and entered into the firmware's order; a stick for one
+//! machine keeps nothing but a note of where that went.
 
 mod choose;
 mod write;
@@ -41,7 +41,7 @@ pub fn run(
     rule: &Install,
     handover: &Handover,
     session: Option<Arc<Session>>,
-    machine: String,
+    machine: &str,
     stick_is_for_one: bool,
     watch: &Watch,
 ) -> Result<(), Failure> {
@@ -49,7 +49,7 @@ pub fn run(
     let own =
         |error: seed::Error| Failure::retry("the stick's seed", error, "write the stick again with `imgbuild burn`");
     let seed = seed::read_path(&handover.disk.partition_device(Partition::Seed.number()), 0).map_err(own)?.files;
-    let from = From { handover: handover.clone(), session, name: machine, seed, stick_is_for_one };
+    let from = From { handover: handover.clone(), session, name: machine.to_owned(), seed, stick_is_for_one };
     let found = look(&target.disk, &from.seed).map_err(|error| unreadable(&target, &error))?;
     match found {
         Holds::Nothing | Holds::Half => {}
@@ -208,7 +208,8 @@ impl From {
         self.leave(target, esp)
     }
 
-    /// The stick loses its seed unless it has other machines to make, or `serve` hears of it, and the machine starts from its disk.
+    /// The stick loses its seed unless it has other machines to make, or `serve` hears of it, and the machine starts from
+    /// its disk.
     fn leave(&self, target: &Candidate, esp: Uuid) -> ! {
         if let Some(session) = &self.session {
             session.report(&Report::Installed { disk: target.to_string() });
