@@ -26,6 +26,7 @@ mod page;
 mod power;
 mod random;
 mod root;
+mod scheduler;
 mod service;
 mod shell;
 mod signals;

@@ -16,7 +16,7 @@ use crate::service::definition;
 use crate::service::supervisor::Supervisor;
 use crate::service::unit::Unit;
 use crate::stage::{Failure, Mode, Remedy, Stage, plan};
-use crate::{clock, files, mounts, signals, sysctl};
+use crate::{clock, files, mounts, scheduler, signals, sysctl};
 use spec::cluster::Cluster;
 use spec::image::Image;
 use spec::layout::Partition;
@@ -167,6 +167,7 @@ impl Life {
             // Without it the kernel would call its modprobe, which is this program again, from the start.
             let overlay = scope.spawn(|| self.load("overlay"));
             mounts::mount_all().and_then(|()| cgroup::set_up()).map_err(damaged)?;
+            scheduler::lengthen_slice();
             // Whether it loaded shows in the mount.
             drop(overlay.join());
             mounts::mount_etc().map_err(damaged)
