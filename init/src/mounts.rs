@@ -20,7 +20,8 @@ struct Mount {
     optional: bool,
 }
 
-const NO_PROGRAMS: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
+/// For what shows the kernel's own things.
+pub const NO_PROGRAMS: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
 
 const MOUNTS: [Mount; 9] = [
     Mount {

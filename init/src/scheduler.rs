@@ -2,7 +2,8 @@
 
 use crate::console::say;
 use crate::files::{at, poke, trimmed};
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use crate::mounts::NO_PROGRAMS;
+use rustix::mount::{UnmountFlags, mount, unmount};
 use std::io;
 use std::path::Path;
 
@@ -16,7 +17,7 @@ const SLICE: u64 = 8_000_000;
 const MANY_PROCESSORS: usize = 4;
 
 /// A longer slice on a machine with few processors. There etcd, API server, kubelet and containerd run on the same one, and
-/// each change between them empties its translations of addresses: an emulated machine had its API server 18 % sooner with
+/// each change between them empties an emulated processor's translations of addresses: such a machine had its API server 18 % sooner with
 /// this slice (docs/benchmarks.md).
 ///
 /// A kernel without that setting keeps its own slice; the console says so.
@@ -25,8 +26,7 @@ pub fn lengthen_slice() {
         return;
     }
     // Nothing else of this machine needs that file system, which shows and takes much more.
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    let done = mount("debugfs", DEBUG_ROOT, "debugfs", flags, c"")
+    let done = mount("debugfs", DEBUG_ROOT, "debugfs", NO_PROGRAMS, c"")
         .map_err(|error| at(DEBUG_ROOT)(error.into()))
         .and_then(|()| raise(Path::new(BASE_SLICE)));
     if let Err(error) = done {
