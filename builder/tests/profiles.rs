@@ -86,13 +86,15 @@ description = "b"
 source = "nowhere"
 mode = "0999"
 [components.kubernets]
+[kernel]
+slice-us = 99
 "#,
     );
     let text = project.refused(&["--profile", "master"]);
     says(
         &text,
         &[
-            "profile master: 7 problems",
+            "profile master: 8 problems",
             "\"70000\" is not a port",
             "\"sctp\" is not known",
             "\"10.0.0.0/33\" is no network",
@@ -101,6 +103,7 @@ mode = "0999"
             "nowhere does not exist",
             "\"0999\" is no mode",
             "no component \"kubernets\"",
+            "kernel.slice-us: 99 µs",
         ],
     );
 }

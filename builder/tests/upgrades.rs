@@ -235,6 +235,7 @@ fn bundle_of(role: &str, path: &std::path::Path) {
             timezone: "UTC".into(),
             pause_image: "pause".into(),
             mtu: None,
+            slice_us: None,
         },
         state_format: 1,
         kernel: Range { offset: 0, length: 1 },

@@ -23,6 +23,7 @@ fn image() -> Image {
         timezone: "UTC".into(),
         pause_image: "imgbuild.local/pause:1".into(),
         mtu: None,
+        slice_us: None,
     }
 }
 

@@ -9,6 +9,7 @@ use crate::disk::block::{self, Disk};
 use crate::disk::{mapper, table, verity};
 use crate::files::at;
 use crate::modules::{Index, Loader, modaliases_of_devices, names_in};
+use crate::mounts::NO_PROGRAMS;
 use crate::netboot;
 use crate::stage::{Failure, Mode, Stage, plan};
 use rustix::mount::{MountFlags, mount};
@@ -75,11 +76,10 @@ fn execute(stage: Stage, found: &mut Found) -> Result<(), Failure> {
 
 /// The kernel's own file systems. Also what the second life finds in place.
 fn early_mounts() -> Result<(), Failure> {
-    let usual = MountFlags::NOSUID | MountFlags::NOEXEC | MountFlags::NODEV;
     for (kind, target, flags, options) in [
         ("devtmpfs", "/dev", MountFlags::NOSUID, c"mode=0755"),
-        ("proc", "/proc", usual, c""),
-        ("sysfs", "/sys", usual, c""),
+        ("proc", "/proc", NO_PROGRAMS, c""),
+        ("sysfs", "/sys", NO_PROGRAMS, c""),
         ("tmpfs", "/run", MountFlags::NOSUID | MountFlags::NODEV, c"mode=0755,size=25%"),
     ] {
         let _ = std::fs::create_dir_all(target);
@@ -139,8 +139,7 @@ fn mount_efi_variables(loader: &Loader) {
         if let Err(error) = loader.load("efivarfs") {
             say(error.to_string());
         }
-        let flags = MountFlags::NOSUID | MountFlags::NOEXEC | MountFlags::NODEV;
-        if let Err(error) = mount("efivarfs", path, "efivarfs", flags, c"") {
+        if let Err(error) = mount("efivarfs", path, "efivarfs", NO_PROGRAMS, c"") {
             say(format!("EFI variables: {error} (is the module efivarfs in the initramfs?)"));
         }
     }

@@ -167,7 +167,9 @@ impl Life {
             // Without it the kernel would call its modprobe, which is this program again, from the start.
             let overlay = scope.spawn(|| self.load("overlay"));
             mounts::mount_all().and_then(|()| cgroup::set_up()).map_err(damaged)?;
-            scheduler::lengthen_slice();
+            if let Some(slice) = self.machine.image.slice_us {
+                scheduler::set_slice(slice);
+            }
             // Whether it loaded shows in the mount.
             drop(overlay.join());
             mounts::mount_etc().map_err(damaged)

@@ -25,4 +25,7 @@ pub struct Image {
     /// Bytes; for a machine whose definition names none. `None`: what DHCP or the card says.
     #[serde(default)]
     pub mtu: Option<u32>,
+    /// Microseconds, for the scheduler's base slice. `None`: the kernel's own.
+    #[serde(default)]
+    pub slice_us: Option<u32>,
 }

@@ -81,6 +81,9 @@ pub struct Kernel {
     pub load: Vec<String>,
     /// Names that the machine must never load.
     pub blacklist: Vec<String>,
+    /// Microseconds that a program keeps a processor while others want it (the scheduler's base slice).
+    /// `None`: the kernel's own.
+    pub slice_us: Option<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]

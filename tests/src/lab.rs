@@ -1,6 +1,6 @@
 //! Where a story happens: images, tools, accelerator and the story's folder.
 
-use crate::slots::{self, Slots};
+use crate::slots;
 use crate::{Computer, Failure, Network, Result};
 use bundle::ReleaseKey;
 use images::tools::ToolsRoot;
@@ -64,24 +64,11 @@ impl ImageDir {
 pub struct Lab {
     folder: PathBuf,
     tools: ToolsRoot,
-    /// The story's turn on the host.
-    slots: Mutex<Option<Slots>>,
 }
 
 impl Lab {
     pub(crate) fn new(folder: &Path) -> Result<Lab> {
-        Ok(Lab { folder: folder.into(), tools: tools()?, slots: Mutex::default() })
-    }
-
-    pub(crate) fn with_slots(folder: &Path, slots: Slots) -> Result<Lab> {
-        Ok(Lab { slots: Mutex::new(Some(slots)), ..Lab::new(folder)? })
-    }
-
-    /// From here on this many of the story's machines compute, and the others idle: another story begins.
-    pub fn keep_slots(&self, machines: usize) {
-        if let Some(slots) = self.slots.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-            slots.keep(machines);
-        }
+        Ok(Lab { folder: folder.into(), tools: tools()? })
     }
 
     /// The story's folder: kept when it fails.

@@ -31,8 +31,8 @@ const IS_READY: &str = " is Ready";
 const NODE_LINES: &str =
     r#"jsonpath={range .items[*]}{.metadata.name} {.status.conditions[?(@.type=="Ready")].status}{"\n"}{end}"#;
 
-/// Memory of one master of several: with less its programs are read again and again through verity and compression,
-/// which an emulated processor has no time for.
+/// Memory of a master beside other machines: with less its programs are read again and again through verity and
+/// compression, which an emulated processor has no time for.
 const BESIDE_OTHERS_MIB: u32 = 2048;
 /// Emulated masters that share two processors are late with a sign of life by more than etcd's own second.
 const EMULATED_ETCD: &str = "[etcd]\nheartbeat-ms = 500\nelection-ms = 5000\n";
@@ -103,7 +103,7 @@ impl<'lab> Room<'lab> {
         let mut machines = places.iter().map(machine).collect::<Result<Vec<_>>>()?;
         for (place, machine) in places.iter().zip(&mut machines) {
             machine.hardware().uuid = Some(UUID_OF_ALL.to_owned());
-            if masters > 1 && place.role == Role::Master {
+            if place.role == Role::Master && masters + nodes > 1 {
                 machine.hardware().memory_mib = BESIDE_OTHERS_MIB;
             }
         }

@@ -4,8 +4,10 @@ use crate::lab::workspace;
 use crate::slots::Slots;
 use crate::{Failure, Lab, Result};
 use std::any::Any;
+use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// Folder of the stories' folders, instead of target/stories.
 const STORIES_VARIABLE: &str = "IMGBUILD_STORIES";
@@ -32,9 +34,13 @@ pub fn scratch_lab<T>(name: &str, measure: impl FnOnce(&Lab) -> Result<T>) -> Re
 pub fn story_with_machines(name: &str, machines: usize, tell: impl FnOnce(&Lab) -> Result) {
     let folder = stories_folder().join(name);
     let told = catch_unwind(AssertUnwindSafe(|| {
-        let slots = Slots::take(machines)?;
+        let _slots = Slots::take(machines)?;
+        let begun = Instant::now();
         empty(&folder)?;
-        tell(&Lab::with_slots(&folder, slots)?)
+        let outcome = tell(&Lab::new(&folder)?);
+        // Not by println!, which a test that passes keeps to itself: what a run was long with is to be seen.
+        let _ = writeln!(std::io::stderr(), "story {name}: {} s", begun.elapsed().as_secs());
+        outcome
     }));
     finish(name, &folder, told);
 }

@@ -79,6 +79,7 @@ mod tests {
             timezone: "UTC".into(),
             pause_image: "imgbuild.local/pause:1".into(),
             mtu: None,
+            slice_us: None,
         };
         change(&mut image);
         image

@@ -150,6 +150,7 @@ mod tests {
             timezone: "UTC".into(),
             pause_image: "p".into(),
             mtu: None,
+            slice_us: None,
         }
     }
 

@@ -11,6 +11,9 @@ use std::path::Path;
 /// A single port or a range, inclusive.
 pub type PortRange = RangeInclusive<u16>;
 
+/// What the scheduler's base slice may be, microseconds.
+const SLICES_US: RangeInclusive<u32> = 100..=100_000;
+
 /// Reads `6443` or `2379-2380`.
 ///
 /// # Errors
@@ -155,6 +158,13 @@ impl Checker<'_> {
                 &format!("kernel.blacklist[{index}]"),
                 format!("{name} is in kernel.load as well"),
                 "take it out of one of the two lists",
+            );
+        }
+        if let Some(slice) = kernel.slice_us.filter(|slice| !SLICES_US.contains(slice)) {
+            self.report(
+                &["kernel", "slice-us"],
+                format!("{slice} µs"),
+                format!("from {} to {} are wanted", SLICES_US.start(), SLICES_US.end()),
             );
         }
     }

@@ -156,6 +156,7 @@ mod tests {
                 timezone: "UTC".into(),
                 pause_image: "pause".into(),
                 mtu: None,
+                slice_us: None,
             },
             state_format: STATE_FORMAT,
             kernel: bundle::Range { offset: 0, length: 0 },

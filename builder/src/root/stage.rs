@@ -250,6 +250,7 @@ pub fn planned_image(profile: &Profile) -> Result<Image> {
         timezone: profile.merged.timezone.clone().unwrap_or_else(|| "UTC".to_owned()),
         pause_image: pause_image(profile)?,
         mtu: profile.merged.network.mtu,
+        slice_us: profile.merged.kernel.slice_us,
     })
 }
 

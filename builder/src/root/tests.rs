@@ -62,6 +62,7 @@ impl World {
             timezone: self.timezone.clone(),
             pause_image: "pause".into(),
             mtu: None,
+            slice_us: None,
         };
         compose(&Ingredients {
             profile: &self.profile,

@@ -156,10 +156,10 @@ fn flags(root: &Path) -> Result<Vec<String>, Error> {
         // The name of a registry's folder depends on where crates are downloaded from.
         flags.extend(folders_in(&home.join("registry/src")).iter().map(|folder| map(folder, "/cargo/crates")));
     }
-    flags.push(map(root, "/imgbuild"));
-    if let Some(target) = std::env::var_os("CARGO_TARGET_DIR") {
-        flags.push(map(&root.join(target), "/imgbuild/target"));
-    }
+    // Our own sources are compiled by paths relative to the root. Without it here, checkouts that share a target folder
+    // share what is compiled of others' crates.
+    let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    flags.push(map(&root.join(target), "/imgbuild/target"));
     let sysroot = ask("rustc", &["--print", "sysroot"])?;
     flags.push(map(Path::new(sysroot.trim()), "/rust"));
     // With the sources of the standard library installed, rustc undoes the mapping of its own build.

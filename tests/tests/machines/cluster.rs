@@ -21,8 +21,6 @@ fn a_node_joins_a_master_and_kube_router_serves_and_keeps_policies() {
         m1.apply(&caller_on("m1"))?;
         m1.apply(&inspector_on("m1"))?;
         m1.wait_for("pod/web pod/caller pod/inspector", "condition=Ready", 300)?;
-        // The node has little to do from here on.
-        lab.keep_slots(1);
         pods_are_reached_across_machines(m1)?;
         the_sites_router_learns_pods_and_services(m1, &router)?;
         drop(router);
@@ -32,7 +30,6 @@ fn a_node_joins_a_master_and_kube_router_serves_and_keeps_policies() {
         a_policy_that_allows_dns_alone_closes_everything_else(m1)?;
         let differences = sysctls::differences(m1, &sysctls::of_explain(ROUTED_MASTER)?)?;
         expect(differences.is_empty(), "every setting as the profile says", differences.join("; "))?;
-        the_node_goes_off_and_comes_back(&mut room)?;
         the_node_is_reset_and_joins_anew(&room)
     });
 }
@@ -58,8 +55,7 @@ fn authorities_are_exchanged_under_kubelets_and_pods() {
         }
         let after = m1.kubectl(&["get", "pod", "web", "-o", container])?;
         expect(after == before, &format!("the same container, {before}"), after)?;
-        room.machine_mut("n1")?.power_button()?;
-        room.power_on_to_ready("n1")
+        the_node_goes_off_and_comes_back(&mut room)
     });
 }
 
