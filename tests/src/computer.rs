@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 const DISK_SIZE: u64 = 12 << 30;
 /// What the appliance promises to be enough.
 const MEMORY_MIB: u32 = 1024;
+/// What init says first in each boot.
+const FIRST_STAGE: &str = "stage early-mounts";
 /// How init says that a stage failed.
 const STAGE_FAILED: &str = " FAILED";
 /// Guest ports that the host's loopback reaches.
@@ -216,11 +218,13 @@ impl<'lab> Computer<'lab> {
         self.wait_for("nodes --all", "condition=Ready", READY_SECONDS)
     }
 
-    /// A machine that went off by itself, or whose boot failed, will not answer any more.
+    /// A machine that went off by itself, or whose latest boot failed, will not answer any more.
     pub(crate) fn still_on(&self) -> Result {
         let running = self.running()?;
         running.qmp().status()?;
-        match running.console().text().lines().find(|line| line.contains(STAGE_FAILED)) {
+        let console = running.console().text();
+        let latest = console.rfind(FIRST_STAGE).map_or(console.as_str(), |start| &console[start..]);
+        match latest.lines().find(|line| line.contains(STAGE_FAILED)) {
             Some(line) => Err(Failure::Boot(line.into())),
             None => Ok(()),
         }

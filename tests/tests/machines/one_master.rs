@@ -27,6 +27,9 @@ fn a_master_goes_from_power_on_to_ready_and_survives_kills_a_restart_and_a_year_
         master.hardware().clock_base = Some(DEAD.into());
         master.power_on()?;
         master.wait_ready()?;
+        let refused = "programs take turns as the kernel has it";
+        let console = master.console()?;
+        expect(!console.contains(refused), "the scheduler's slice as the profile vm has it", refused)?;
         let (first, made) = (master.create_and_date("first")?, image.seed_created()?);
         expect(first >= made, &format!("a time after the image's seed was made, {made}"), &first)?;
         it_runs_pods_serves_services_and_is_watched(&master)?;
