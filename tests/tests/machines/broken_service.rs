@@ -11,6 +11,7 @@ fn a_broken_service_is_named_and_the_others_go_on() {
         master.wait_for_console("service ends-at-once ended with status 1, again in", 180)?;
         // The status page names what is not well.
         master.wait_for_console("reads-nothing failed refused", 180)?;
-        master.wait_for_console(format!("service {:<24} ready", "etcd"), 300).map(drop)
+        master.wait_for_console("service kube-apiserver ", 300)?;
+        master.wait_for_console("ready after", 180).map(drop)
     });
 }
