@@ -84,7 +84,9 @@ fn dd(lab: &Lab, image: &Path, device: &LoopDevice) -> Result<f64> {
 }
 
 fn burn(lab: &Lab, image: &Path, device: &LoopDevice) -> Result<Burning> {
-    let mut command = Command::new(workspace().join("target/release/imgbuild"));
+    // Compiled first where this clone's is not: the command says how long it took for itself.
+    let mut command = Command::new(env!("CARGO"));
+    command.current_dir(workspace()).args(["run", "--release", "--quiet", "--package", "imgbuild", "--"]);
     command.args(["--json", "burn"]).arg(image).args([
         "--to",
         device.path(),
