@@ -39,7 +39,7 @@ pub fn build(size: u64, serial: u32, files: &Files) -> Result<SparseDisk, EspErr
     Ok(disk)
 }
 
-fn place(volume: &FileSystem<&mut SparseDisk>, path: &str, content: &Content) -> Result<(), EspError> {
+pub(crate) fn place(volume: &FileSystem<&mut SparseDisk>, path: &str, content: &Content) -> Result<(), EspError> {
     let named = |source| EspError::File { path: path.to_owned(), source };
     let parts: Vec<&str> = path.split('/').collect();
     if parts.iter().any(|part| part.is_empty() || *part == "." || *part == "..") {

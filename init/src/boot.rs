@@ -3,10 +3,10 @@
 
 use crate::console;
 use crate::disk::block::Disk;
+use crate::netboot::Origin;
 use crate::stage::{Failure, Remedy, Stage};
 use serde::{Deserialize, Serialize};
 use spec::layout::{Partition, Slot};
-use spec::netboot::Start;
 use spec::status::{BootPlace, StageStatus};
 use std::fs::OpenOptions;
 use std::time::Duration;
@@ -16,8 +16,8 @@ use std::time::Duration;
 pub struct Handover {
     pub disk: Disk,
     pub slot: Slot,
-    /// Set where the disk is in memory: where the seed comes from.
-    pub netboot: Option<Start>,
+    /// Set where the disk is in memory.
+    pub netboot: Option<Origin>,
     pub debug_shell: bool,
     pub stages: Vec<StageStatus>,
 }

@@ -10,11 +10,10 @@ use crate::disk::{mapper, table, verity};
 use crate::files::at;
 use crate::modules::{Index, Loader, modaliases_of_devices, names_in};
 use crate::mounts::NO_PROGRAMS;
-use crate::netboot;
+use crate::netboot::{self, Origin};
 use crate::stage::{Failure, Mode, Stage, plan};
 use rustix::mount::{MountFlags, mount};
 use spec::layout::Slot;
-use spec::netboot::Start;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
@@ -41,7 +40,7 @@ struct Found {
     events: Option<uevent::Listener>,
     seen: BTreeSet<String>,
     disk: Option<Disk>,
-    netboot: Option<Start>,
+    netboot: Option<Origin>,
     slot: Option<Slot>,
     root: Option<PathBuf>,
 }
@@ -185,13 +184,13 @@ fn holders(guid: &str) -> Vec<Disk> {
     block::disks().into_iter().filter(|disk| holds(disk, guid)).collect()
 }
 
-/// The network boot's disk, where the files for it came with the kernel.
+/// The disk of a machine that starts from the network or a CD image, where the files for it came with the kernel.
 fn disk_in_memory(found: &mut Found) -> Result<(), Failure> {
     let failed = |error: io::Error| {
-        let hint = "start this machine again; `imgbuild serve` and the image must be of one version";
-        Failure::retry("the disk in memory of a machine that starts from the network", error, hint)
+        let hint = "start this machine again; `imgbuild serve` or `imgbuild iso` and the image must be of one version";
+        Failure::retry("the disk in memory of a machine that starts from the network or a CD image", error, hint)
     };
-    found.netboot = netboot::start().map_err(failed)?;
+    found.netboot = netboot::origin().map_err(failed)?;
     if found.netboot.is_some() {
         if let Some(Err(error)) = found.loader.as_ref().map(|loader| loader.load("loop")) {
             say(error.to_string());

@@ -10,7 +10,7 @@ use crate::install;
 use crate::machine::Machine;
 use crate::modules::{Index, Loader, load_for_processor, names_in};
 use crate::net::{link, plan::format_mac, run as network};
-use crate::netboot::Session;
+use crate::netboot::{Origin, Session};
 use crate::service::cgroup;
 use crate::service::definition;
 use crate::service::supervisor::Supervisor;
@@ -196,7 +196,7 @@ impl Life {
                 "write the image again with `imgbuild burn --cluster NAME --machine NAME`, which puts a seed beside it",
             )
         };
-        if let Some(start) = self.handover.netboot.clone() {
+        if let Some(Origin::Network(start)) = self.handover.netboot.clone() {
             let image = &self.machine.image;
             let session = self.netboot.insert(Arc::new(Session::open(start, &self.watch)?));
             let files = session.seed(self.machine.role(), &image.version)?;

@@ -99,6 +99,8 @@ pub enum Bus {
     /// The board's SATA controller; up to six disks.
     Ahci,
     UsbStorage,
+    /// A CD drive, as a BMC lends one to its machine; it is only read.
+    UsbCd,
     /// virtio-scsi
     Scsi,
     /// An LSI MegaRAID SAS controller.
@@ -257,7 +259,7 @@ impl Machine {
     }
 
     fn controllers(&self, arguments: &mut Arguments) {
-        if self.usb || self.uses(Bus::UsbStorage) {
+        if self.usb || self.uses(Bus::UsbStorage) || self.uses(Bus::UsbCd) {
             arguments.option("-device", "qemu-xhci,id=usb");
         }
         if self.usb {
@@ -363,6 +365,9 @@ impl Disk {
             Access::Snapshot => arguments.option("-drive", self.snapshot_drive(&node, &arguments.path(&self.path)?)),
             Access::ReadOnly | Access::ReadWrite => arguments.json("-blockdev", &self.block_device(&node, arguments)?),
         }
+        if self.bus == Bus::UsbCd {
+            arguments.option("-device", format!("usb-bot,bus=usb.0,id={node}-usb"));
+        }
         arguments.option("-device", self.device(index, sata_port, &node));
         Ok(())
     }
@@ -377,7 +382,7 @@ impl Disk {
     fn block_device(&self, node: &str, arguments: &Arguments) -> Result<Value> {
         let cache = json!({"direct": false, "no-flush": self.ignore_flush});
         let file = json!({"cache": cache.clone(), "discard": "unmap", "driver": "file", "filename": arguments.path(&self.path)?});
-        let read_only = self.access == Access::ReadOnly;
+        let read_only = self.access == Access::ReadOnly || self.bus == Bus::UsbCd;
         let Some(log) = &self.write_log else {
             return Ok(json!({
                 "cache": cache, "discard": "unmap", "driver": self.format.name(), "file": file,
@@ -403,6 +408,7 @@ impl Disk {
             Bus::Nvme => "nvme".into(),
             Bus::Ahci => format!("ide-hd,bus=ide.{sata_port}"),
             Bus::UsbStorage => "usb-storage,bus=usb.0,removable=on".into(),
+            Bus::UsbCd => format!("scsi-cd,bus={node}-usb.0"),
             Bus::Scsi => "scsi-hd,bus=scsi.0".into(),
             Bus::MegaRaid => "scsi-hd,bus=megaraid.0".into(),
         };
@@ -504,6 +510,7 @@ mod tests {
         machine.disks.push(Disk { access: Access::ReadOnly, format: Format::Qcow2, ..Disk::new("/d/ro") });
         machine.disks.push(Disk { access: Access::Snapshot, serial: Some("S1".into()), ..Disk::new("/d/a,b") });
         machine.disks.push(Disk { write_log: Some("/d/log".into()), ..Disk::new("/d/logged") });
+        machine.disks.push(Disk { bus: Bus::UsbCd, ..Disk::new("/d/cd") });
         insta::assert_snapshot!(text(&machine), @r#"
         -nodefaults
         -no-user-config
@@ -539,6 +546,9 @@ mod tests {
         -device virtio-blk-pci,drive=disk7,id=disk7-device,serial=S1,bootindex=7
         -blockdev {"discard":"unmap","driver":"blklogwrites","file":{"cache":{"direct":false,"no-flush":false},"discard":"unmap","driver":"raw","file":{"cache":{"direct":false,"no-flush":false},"discard":"unmap","driver":"file","filename":"/d/logged"}},"log":{"cache":{"direct":false,"no-flush":true},"driver":"file","filename":"/d/log"},"log-sector-size":512,"log-super-update-interval":1,"node-name":"disk8"}
         -device virtio-blk-pci,drive=disk8,id=disk8-device,serial=disk8,bootindex=8,request-merging=off
+        -blockdev {"cache":{"direct":false,"no-flush":false},"discard":"unmap","driver":"raw","file":{"cache":{"direct":false,"no-flush":false},"discard":"unmap","driver":"file","filename":"/d/cd"},"node-name":"disk9","read-only":true}
+        -device usb-bot,bus=usb.0,id=disk9-usb
+        -device scsi-cd,bus=disk9-usb.0,drive=disk9,id=disk9-device,serial=disk9,bootindex=9
         -device virtio-rng-pci
         "#);
     }

@@ -247,6 +247,14 @@ pub struct Machine {
     pub bmc: Option<Bmc>,
 }
 
+impl Machine {
+    /// Whether it must not run from memory alone: a master that forgets at each start would call itself fresh each time, and
+    /// the cluster's data would hang on none of them losing power.
+    pub fn forgets_without_a_disk(&self) -> bool {
+        self.role == Role::Master && self.state_disk.is_none() && self.install.is_none()
+    }
+}
+
 /// A baseboard management controller that speaks Redfish (DMTF DSP0266). User and password stand in bmc.toml beside the
 /// definition: they are the operator's alone, and in no seed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

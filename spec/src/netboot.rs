@@ -1,13 +1,14 @@
-//! What `imgbuild serve` and a machine that starts from the network say to each other.
+//! What `imgbuild serve` and a machine that starts from the network say to each other; and what a machine finds beside its
+//! initramfs that starts from there, or from a CD image (`imgbuild iso`).
 
 use crate::cluster::Role;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
-/// The folder of the initramfs that `serve` puts its own files into; none is secret.
-pub const FOLDER: &str = "/netboot";
-/// `Start` as TOML.
+/// `Start` as TOML. Nothing that `serve` puts into the folder is secret.
 pub const START_FILE: &str = "/netboot/start.toml";
+/// On a CD image, instead of [`START_FILE`]: the seed as its partition begins (`crate::seed`). It is secret.
+pub const SEED_FILE: &str = "/netboot/seed.img";
 /// The root image with its hash tree.
 pub const ROOT_FILE: &str = "/netboot/root.img";
 /// For a machine that puts itself on a disk: what an image has besides the root. Files of the ESP lie below

@@ -92,7 +92,10 @@ impl StoryCluster {
     }
 
     /// `imgbuild` with these arguments, by an operator who holds the cluster's secrets.
-    pub(crate) fn imgbuild(&self, arguments: &str) -> Result {
+    ///
+    /// # Errors
+    /// What the command says.
+    pub fn imgbuild(&self, arguments: &str) -> Result {
         let project = self.project()?.display().to_string();
         let words = ["imgbuild", "--quiet", "--project", &project].into_iter().chain(arguments.split(' '));
         imgbuild::cli::run(words.collect::<Vec<_>>()).map_err(Failure::builder)

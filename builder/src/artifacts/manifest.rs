@@ -1,10 +1,15 @@
 //! `manifest.json`: what a build made, out of what, and where the bytes are.
 
 use crate::cache::Digest;
+use crate::error::{Error, Result};
+use crate::pipeline::MANIFEST_FILE;
 use images::tree::Tree;
 use serde::{Deserialize, Serialize};
+use spec::cluster::Role;
 use spec::image::Image;
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::Path;
 
 /// A file of the build.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +47,34 @@ pub struct Manifest {
 
 impl Manifest {
     pub const FORMAT: u32 = 1;
+
+    /// Reads that of a build's folder.
+    ///
+    /// # Errors
+    /// Bad input: a folder that holds no build, or one of a builder that wrote other manifests.
+    pub fn of_build(folder: &Path) -> Result<Manifest> {
+        let path = folder.join(MANIFEST_FILE);
+        let text = std::fs::read(&path).map_err(|error| match error.kind() {
+            ErrorKind::NotFound | ErrorKind::NotADirectory => {
+                Error::bad_input(format!("{}: no build is there", folder.display()))
+                    .help("the folder of a build is wanted: imgbuild --profile master makes out/master")
+            }
+            _ => Error::io("read", &path, error),
+        })?;
+        serde_json::from_slice(&text).map_err(|error| {
+            Error::bad_input(format!("{}: {error}", path.display()))
+                .help("this imgbuild does not know such a manifest: build the image with it again")
+        })
+    }
+
+    /// The role of its machines.
+    ///
+    /// # Errors
+    /// Bad input: an image of no role.
+    pub fn role(&self) -> Result<Role> {
+        let role = [Role::Master, Role::Node].into_iter().find(|role| role.name() == self.image.role);
+        role.ok_or_else(|| Error::bad_input(format!("{} is an image of no role", self.image.profile)))
+    }
 }
 
 /// Sums the sizes of the root's files by origin and by folder (two levels). An origin that names a

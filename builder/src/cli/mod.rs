@@ -10,6 +10,7 @@ mod doctor;
 mod etcd;
 mod explain;
 mod fetch;
+mod iso;
 mod key;
 mod lock;
 mod man;
@@ -48,6 +49,7 @@ Examples:
   imgbuild node master-1 upgrade FILE          write it to the machine's other slot, and restart into it
   imgbuild upgrade --cluster lab FILE FILE      the same for each machine of a cluster, one after the other
   imgbuild serve out/node --cluster lab        racks that are switched on start from here
+  imgbuild iso out/node --cluster lab --machine n1 --to n1.iso   the same as a CD image, for a BMC's virtual media
   imgbuild node master-1 logs etcd -f          what a service of a machine says, and goes on to say
   imgbuild doctor                              what this host lacks, and the command that mends it
 
@@ -92,6 +94,8 @@ enum Command {
     Upgrade(upgrade::UpgradeArguments),
     /// Let machines start from the network: proxyDHCP, TFTP, HTTP, and their seeds by TLS
     Serve(serve::ServeArguments),
+    /// Make a CD image for a BMC's virtual media: the machine reads it once, into memory
+    Iso(iso::IsoArguments),
     /// A cluster's etcd
     #[command(subcommand)]
     Etcd(etcd::EtcdCommand),
@@ -234,6 +238,7 @@ fn execute(cli: &Cli) -> Result<()> {
         Command::Power(arguments) => power::execute(&context, arguments),
         Command::Upgrade(arguments) => upgrade::execute(&context, arguments),
         Command::Serve(arguments) => serve::execute(&context, arguments),
+        Command::Iso(arguments) => iso::execute(&context, arguments),
         Command::Etcd(command) => etcd::execute(&context, command),
         Command::Doctor => doctor::execute(&context),
         Command::Lock(arguments) => lock::execute(&context, arguments),

@@ -1,7 +1,7 @@
 //! A bundle as a file: a tar archive (POSIX.1-2001, ustar) of the manifest, its signature, the payload's checksums and
 //! the payload, uncompressed, so that tar(1), openssl(1) and sha256sum(1) can judge it.
 
-use crate::artifacts::{self, Manifest as BuildManifest};
+use crate::artifacts::Manifest as BuildManifest;
 use crate::error::{Error, Result};
 use crate::pipeline::MANIFEST_FILE as BUILD_MANIFEST_FILE;
 use crate::scratch;
@@ -69,7 +69,7 @@ fn append(archive: &mut tar::Builder<impl Write>, name: &str, size: u64, content
 }
 
 fn describe(out: &Path) -> Result<Manifest> {
-    let build = read_build(out)?;
+    let build = BuildManifest::of_build(out)?;
     let mut files = BTreeMap::new();
     for name in PAYLOAD {
         let path = out.join(name);
@@ -101,20 +101,6 @@ fn describe(out: &Path) -> Result<Manifest> {
         command_line: String::from_utf8_lossy(line).into_owned(),
         files,
     })
-}
-
-fn read_build(out: &Path) -> Result<BuildManifest> {
-    let path = out.join(BUILD_MANIFEST_FILE);
-    let text = std::fs::read(&path).map_err(|error| match error.kind() {
-        ErrorKind::NotFound | ErrorKind::NotADirectory => {
-            Error::bad_input(format!("{}: no build is there", out.display()))
-                .help("the folder of a build is wanted: imgbuild --profile master makes out/master")
-        }
-        _ => Error::io("read", &path, error),
-    })?;
-    let manifest: artifacts::Manifest =
-        serde_json::from_slice(&text).map_err(|error| Error::because(path.display().to_string(), error))?;
-    Ok(manifest)
 }
 
 /// A bundle to send.

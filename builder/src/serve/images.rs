@@ -3,14 +3,12 @@
 use crate::artifacts::{Artifact, Manifest};
 use crate::cache::Digest;
 use crate::error::{Error, Result};
-use images::partition::PartitionFile;
-use images::tree::{Node, Tree};
+use crate::memory_disk;
+use images::tree::Tree;
 use spec::cluster::Role;
-use spec::layout::Partition;
-use spec::netboot::{BIOS_FILE, BOOT_CODE, BOOT_CODE_FILE, ESP_FOLDER, START_FILE, Start};
+use spec::netboot::{START_FILE, Start};
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -42,8 +40,6 @@ impl Image {
     pub const INITRAMFS: &str = "initramfs.img";
     pub const ROOT: &str = "root.img";
     const UKI: &str = "imgbuild.efi";
-    const DISK: &str = "disk.img";
-    const MANIFEST: &str = "manifest.json";
     /// Where the seed comes from.
     pub const START: &str = "start.img";
     /// The same with the loaders of a disk.
@@ -54,13 +50,7 @@ impl Image {
     /// # Errors
     /// Bad input: a folder that holds no build, or one of an older builder.
     pub fn open(folder: &Path, start: &Start) -> Result<Image> {
-        let manifest = folder.join(Image::MANIFEST);
-        let missing = |error: &dyn std::fmt::Display| {
-            Error::bad_input(format!("{}: {error}", manifest.display()))
-                .help("the folder of a build is wanted, such as out/master: imgbuild --profile master makes it")
-        };
-        let text = std::fs::read_to_string(&manifest).map_err(|error| missing(&error))?;
-        let manifest: Manifest = serde_json::from_str(&text).map_err(|error| missing(&error))?;
+        let manifest = Manifest::of_build(folder)?;
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let travels = |artifact: &&Artifact| bundle::PAYLOAD.contains(&artifact.name.as_str());
         let payload = manifest.artifacts.iter().filter(travels);
@@ -69,16 +59,16 @@ impl Image {
             name,
             payload,
             version: manifest.image.version.clone(),
-            role: [Role::Master, Role::Node].into_iter().find(|role| role.name() == manifest.image.role),
+            role: Some(manifest.role()?),
             command_line: manifest.command_line.clone(),
             folder: folder.to_owned(),
             ..Image::default()
         };
         let start = toml::to_string(start).map_err(|error| Error::because("start.toml cannot be written", error))?;
         let mut tree = Tree::new();
-        let node = Node::file(start.into_bytes(), 0o400, &"serve".into());
-        tree.insert(START_FILE, node).map_err(Error::from_failure)?;
-        let epoch = u32::try_from(manifest.image.epoch).unwrap_or(u32::MAX);
+        let failed = |error| Error::because("start.toml cannot be packed", error);
+        memory_disk::place(&mut tree, START_FILE, start.into_bytes()).map_err(failed)?;
+        let epoch = memory_disk::epoch(&manifest);
         image.pack(Image::START, &tree, epoch)?;
         image.add_loaders(&manifest, &mut tree)?;
         image.pack(Image::START_AND_INSTALL, &tree, epoch)?;
@@ -91,40 +81,22 @@ impl Image {
         Ok(())
     }
 
-    /// What a disk has besides the root, out of the build's own disk image.
+    /// What a disk has besides the root.
     fn add_loaders(&mut self, manifest: &Manifest, tree: &mut Tree) -> Result<()> {
-        let disk = self.folder.join(Image::DISK);
-        let failed = |error: std::io::Error| Error::io("read", &disk, error);
-        let mut code = vec![0; BOOT_CODE];
-        File::open(&disk).and_then(|mut file| file.read_exact(&mut code)).map_err(failed)?;
-        let mut bios = Vec::new();
-        PartitionFile::open(&disk, Partition::Bios, false)
-            .and_then(|mut file| file.read_to_end(&mut bios))
-            .map_err(failed)?;
-        let mut place = |path: &str, bytes: Vec<u8>| {
-            tree.insert(path, Node::file(bytes, 0o400, &"serve".into())).map(drop).map_err(io::Error::other)
-        };
-        place(BOOT_CODE_FILE, code).and_then(|()| place(BIOS_FILE, bios)).map_err(failed)?;
         let mut on_esp = BTreeMap::new();
-        let mut esp = PartitionFile::open(&disk, Partition::Esp, false).map_err(failed)?;
-        let mut see = |path: &str, size: u64, content: &mut dyn Read| {
-            let at = format!("{ESP_FOLDER}/{path}");
+        memory_disk::add_loaders(&self.folder, tree, |path, size, content| {
             let same_size: Vec<&Artifact> =
                 manifest.artifacts.iter().filter(|artifact| artifact.size == size).collect();
-            if !same_size.is_empty() {
-                let (digest, _) = Digest::of_reader(content)?;
-                let same = same_size.iter().find(|artifact| artifact.sha256 == digest);
-                let same = same.ok_or_else(|| io::Error::other(format!("{path} is of another build")))?;
-                on_esp.insert(path.to_owned(), same.name.clone());
-                // iPXE's own archive of a file has no folders; they have to be there before.
-                let folder = at.rsplit_once('/').map_or(ESP_FOLDER, |(folder, _)| folder);
-                return tree.make_directory(folder, &"serve".into()).map(drop).map_err(io::Error::other);
+            if same_size.is_empty() {
+                return Ok(false);
             }
-            let mut bytes = Vec::new();
-            content.read_to_end(&mut bytes)?;
-            tree.insert(&at, Node::file(bytes, 0o400, &"serve".into())).map(drop).map_err(io::Error::other)
-        };
-        images::esp::visit(&mut esp, &mut see).map_err(failed)?;
+            let (digest, _) = Digest::of_reader(content)?;
+            let same = same_size.iter().find(|artifact| artifact.sha256 == digest);
+            let same = same.ok_or_else(|| io::Error::other(format!("{path} is of another build")))?;
+            // iPXE's own archive of a file has no folders; they have to be there before.
+            on_esp.insert(path.to_owned(), same.name.clone());
+            Ok(true)
+        })?;
         self.on_esp = on_esp;
         Ok(())
     }

@@ -120,11 +120,9 @@ pub fn serve(request: &ServeRequest<'_>, operator: Operator, end: impl Future<Ou
 fn one_of_each(images: &[Image]) -> Result<()> {
     let mut roles = BTreeSet::new();
     for image in images {
-        let Some(role) = image.role else {
-            return Err(Error::bad_input(format!("{} is an image of no role", image.name)));
-        };
-        if !roles.insert(role.name()) {
-            return Err(Error::bad_input(format!("{} is a second image for a {}", image.name, role.name()))
+        let role = image.role.map_or("", Role::name);
+        if !roles.insert(role) {
+            return Err(Error::bad_input(format!("{} is a second image for a {role}", image.name))
                 .help("give one folder for each role"));
         }
     }

@@ -17,7 +17,6 @@ use pki::{Authority, LeafRequest};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use spec::agent::Refusal;
-use spec::cluster::Role;
 use spec::netboot::{Introduction, Report, path};
 use spec::ports;
 use std::convert::Infallible;
@@ -217,12 +216,10 @@ fn agent_of(definition: &Definition, known: &Known, introduction: &Introduction,
     (name, address.unwrap_or(SocketAddr::new(peer, ports::AGENT)))
 }
 
-/// Why a machine must not run from memory: a master that forgets at each start would call itself fresh each time, and
-/// the cluster's data would hang on none of them losing power.
+/// Why a machine must not run from memory.
 fn forgets_everything(definition: &Definition, known: &Known) -> Option<String> {
-    let Known::Listed(name, Role::Master) = known else { return None };
-    let machine = definition.cluster.machine(name)?;
-    (machine.state_disk.is_none() && machine.install.is_none()).then(|| {
+    let Known::Listed(name, _) = known else { return None };
+    definition.cluster.machine(name)?.forgets_without_a_disk().then(|| {
         format!(
             "{name} is a master and would keep its state in memory: give it a state-disk or an install in cluster.toml"
         )

@@ -1,4 +1,4 @@
-//! From the stick, or from the network, to the machine's own disk, where the definition has an `[install]`: the disk is
+//! From the stick, the network or a CD image to the machine's own disk, where the definition has an `[install]`: the disk is
 //! chosen, looked at, written and entered into the firmware's order; a stick for one
 //! machine keeps nothing but a note of where that went.
 
@@ -12,7 +12,7 @@ use crate::devices::Watch;
 use crate::disk::block::Disk;
 use crate::disk::{probe, table, verity};
 use crate::files;
-use crate::netboot::Session;
+use crate::netboot::{Origin, Session};
 use crate::stage::Failure;
 use choose::{Candidate, Choice};
 use seed::Files;
@@ -53,6 +53,14 @@ pub fn run(
     let found = look(&target.disk, &from.seed).map_err(|error| unreadable(&target, &error))?;
     match found {
         Holds::Nothing | Holds::Half => {}
+        // UEFI is told to start from there; a BIOS goes on to start from what comes first.
+        Holds::This(_) if handover.netboot == Some(Origin::Medium) && !firmware::is_there() => {
+            return Err(Failure::hold(
+                "this CD image has installed its machine",
+                format!("it is on {target}"),
+                "eject the medium and restart the machine",
+            ));
+        }
         Holds::This(esp) => from.leave(&target, esp),
         Holds::Data(_) if rule.wipe.as_ref().is_some_and(|wipe| *wipe == target.serial) => {}
         Holds::Data(what) => {
@@ -72,7 +80,7 @@ pub fn run(
 /// What a machine brings to its disk.
 struct From {
     handover: Handover,
-    /// It was started from the network.
+    /// With `serve`, of a machine that was started from the network.
     session: Option<Arc<Session>>,
     name: String,
     seed: Files,
@@ -211,8 +219,10 @@ impl From {
     /// The stick loses its seed unless it has other machines to make, or `serve` hears of it, and the machine starts from
     /// its disk.
     fn leave(&self, target: &Candidate, esp: Uuid) -> ! {
-        if let Some(session) = &self.session {
-            session.report(&Report::Installed { disk: target.to_string() });
+        if self.handover.netboot.is_some() {
+            if let Some(session) = &self.session {
+                session.report(&Report::Installed { disk: target.to_string() });
+            }
             say(format!("install      done: this machine is on {target}"));
             start_from(&target.disk, esp, None)
         }

@@ -8,7 +8,7 @@ use fatfs::Dir;
 use gpt::disk::LogicalBlockSize;
 use rustix::mount::{MountFlags, mount};
 use spec::layout::{BACKUP_GPT_RESERVE, Partition, SECTOR_SIZE, STATE_MINIMUM};
-use spec::netboot::{BIOS_FILE, BOOT_CODE, BOOT_CODE_FILE, ESP_FOLDER, ROOT_FILE};
+use spec::netboot::{BIOS_FILE, BOOT_CODE, BOOT_CODE_FILE, ESP_FOLDER, ROOT_FILE, SEED_FILE};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -34,6 +34,9 @@ pub fn make() -> io::Result<Disk> {
     let epochs = table::plan_write(&mut file, &table).map_err(io::Error::other)?;
     table::execute(&mut file, &epochs)?;
     place(&mut file, ROOT_FILE, Partition::RootA.offset(), u64::MAX)?;
+    if Path::new(SEED_FILE).exists() {
+        place(&mut file, SEED_FILE, Partition::Seed.offset(), Partition::Seed.size().unwrap_or(0))?;
+    }
     if Path::new(BOOT_CODE_FILE).exists() {
         place(&mut file, BOOT_CODE_FILE, 0, BOOT_CODE as u64)?;
         place(&mut file, BIOS_FILE, Partition::Bios.offset(), Partition::Bios.size().unwrap_or(0))?;
