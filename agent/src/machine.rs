@@ -38,11 +38,16 @@ pub async fn ask_init(request: &Request) -> io::Result<Response> {
 #[derive(Debug)]
 pub struct Status {
     current: RefCell<NodeStatus>,
+    /// What the agent waits for, etcd aside.
+    phase: RefCell<String>,
+    /// What etcd waits for: all else waits for it, so it goes before.
+    etcd_phase: RefCell<Option<String>>,
 }
 
 impl Status {
     pub fn new(status: NodeStatus) -> Status {
-        let status = Status { current: RefCell::new(status) };
+        let phase = RefCell::new(status.phase.clone());
+        let status = Status { current: RefCell::new(status), phase, etcd_phase: RefCell::default() };
         status.write();
         status
     }
@@ -60,10 +65,24 @@ impl Status {
 
     /// Says what the agent waits for now; logged when it is new.
     pub fn phase(&self, phase: &str) {
-        if self.current.borrow().phase != phase {
+        if self.phase.replace(phase.into()) != phase {
             say(phase);
         }
-        self.update(|status| status.phase = phase.into());
+        self.show_phase();
+    }
+
+    /// The same of etcd; `None`: it waits for nothing any more.
+    pub fn etcd_phase(&self, phase: Option<&str>) {
+        let before = self.etcd_phase.replace(phase.map(Into::into));
+        if let Some(phase) = phase.filter(|phase| before.as_deref() != Some(phase)) {
+            say(phase);
+        }
+        self.show_phase();
+    }
+
+    fn show_phase(&self) {
+        let phase = self.etcd_phase.borrow().clone().unwrap_or_else(|| self.phase.borrow().clone());
+        self.update(|status| status.phase = phase);
     }
 
     pub fn current(&self) -> NodeStatus {
@@ -78,5 +97,22 @@ impl Status {
         if let Err(error) = files::write(Path::new(paths::NODE_STATUS_FILE), text, 0o644, false) {
             say(format!("status: {error}"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_etcd_waits_for_goes_before_and_is_forgotten_when_it_is_over() {
+        let status = Status::new(NodeStatus { phase: "joining the cluster".into(), ..NodeStatus::default() });
+        let shown = || status.current().phase;
+        status.etcd_phase(Some("forming waits for m3"));
+        assert_eq!(shown(), "forming waits for m3");
+        status.phase("Ready");
+        assert_eq!(shown(), "forming waits for m3");
+        status.etcd_phase(None);
+        assert_eq!(shown(), "Ready");
     }
 }

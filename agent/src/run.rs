@@ -68,6 +68,7 @@ pub async fn run(root: &Path) -> Result<(), RunError> {
     let status = Rc::new(Status::new(first_status(&facts)));
     let result = go(root, facts, status.clone()).await;
     if let Err(error) = &result {
+        status.etcd_phase(None);
         status.phase(&format!("stopped: {error}"));
     }
     result

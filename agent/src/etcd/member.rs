@@ -252,7 +252,7 @@ impl Member {
 
     /// Shows on the console what etcd waits for.
     fn tell(&self, line: &str) {
-        self.status.phase(line);
+        self.status.etcd_phase(Some(line));
         self.status.update(|status| status.etcd = Some(ETCD_WAITING.into()));
     }
 
@@ -283,16 +283,9 @@ impl Member {
             self.seal(cluster).await;
         }
         let serving = self.etcd.get() == Etcd::Serving;
-        match &run.notice {
-            Some(notice) => {
-                let line = notice.to_string();
-                if !serving {
-                    self.status.phase(&line);
-                }
-                self.status.update(|status| status.etcd = Some(line));
-            }
-            None => self.status.update(|status| status.etcd = Some(ETCD_HEALTHY.into())),
-        }
+        let notice = run.notice.as_ref().map(ToString::to_string);
+        self.status.etcd_phase(notice.as_deref().filter(|_| !serving));
+        self.status.update(|status| status.etcd = Some(notice.unwrap_or_else(|| ETCD_HEALTHY.into())));
         if serving && run.notice.is_none() { CALM } else { BUSY }
     }
 
