@@ -88,13 +88,14 @@ mode = "0999"
 [components.kubernets]
 [kernel]
 slice-us = 99
+timer-slack-us = 0
 "#,
     );
     let text = project.refused(&["--profile", "master"]);
     says(
         &text,
         &[
-            "profile master: 8 problems",
+            "profile master: 9 problems",
             "\"70000\" is not a port",
             "\"sctp\" is not known",
             "\"10.0.0.0/33\" is no network",
@@ -104,6 +105,7 @@ slice-us = 99
             "\"0999\" is no mode",
             "no component \"kubernets\"",
             "kernel.slice-us: 99 µs",
+            "kernel.timer-slack-us: 0 µs",
         ],
     );
 }

@@ -236,6 +236,7 @@ fn bundle_of(role: &str, path: &std::path::Path) {
             pause_image: "pause".into(),
             mtu: None,
             slice_us: None,
+            timer_slack_us: None,
         },
         state_format: 1,
         kernel: Range { offset: 0, length: 1 },

@@ -24,6 +24,7 @@ fn image() -> Image {
         pause_image: "imgbuild.local/pause:1".into(),
         mtu: None,
         slice_us: None,
+        timer_slack_us: None,
     }
 }
 

@@ -170,6 +170,9 @@ impl Life {
             if let Some(slice) = self.machine.image.slice_us {
                 scheduler::set_slice(slice);
             }
+            if let Some(slack) = self.machine.image.timer_slack_us {
+                scheduler::set_timer_slack(slack);
+            }
             // Whether it loaded shows in the mount.
             drop(overlay.join());
             mounts::mount_etc().map_err(damaged)

@@ -1,10 +1,11 @@
-//! How long a program keeps a processor while others want it.
+//! How long a program keeps a processor while others want it, and how late it may be woken.
 
 use crate::console::say;
 use crate::files::{at, poke};
 use crate::mounts::NO_PROGRAMS;
 use rustix::mount::{UnmountFlags, mount, unmount};
 use std::io;
+use std::num::NonZeroU64;
 
 /// Where the kernel shows its scheduler's settings.
 const DEBUG_ROOT: &str = "/sys/kernel/debug";
@@ -17,6 +18,15 @@ const BASE_SLICE: &str = "/sys/kernel/debug/sched/base_slice_ns";
 pub fn set_slice(microseconds: u32) {
     if let Err(error) = set(u64::from(microseconds) * 1000) {
         say(format!("{error}; programs take turns as the kernel has it"));
+    }
+}
+
+/// Sets the timer slack of this thread, and so of every program that it starts, microseconds (prctl(2),
+/// PR_SET_TIMERSLACK; 0 changes nothing).
+pub fn set_timer_slack(microseconds: u32) {
+    let Some(nanoseconds) = NonZeroU64::new(u64::from(microseconds) * 1000) else { return };
+    if let Err(error) = rustix::thread::set_current_timer_slack(Some(nanoseconds)) {
+        say(format!("timer slack: {error}; programs are woken as the kernel has it"));
     }
 }
 

@@ -28,4 +28,7 @@ pub struct Image {
     /// Microseconds, for the scheduler's base slice. `None`: the kernel's own.
     #[serde(default)]
     pub slice_us: Option<u32>,
+    /// Microseconds, for the timer slack of every program. `None`: the kernel's own.
+    #[serde(default)]
+    pub timer_slack_us: Option<u32>,
 }

@@ -84,6 +84,9 @@ pub struct Kernel {
     /// Microseconds that a program keeps a processor while others want it (the scheduler's base slice).
     /// `None`: the kernel's own.
     pub slice_us: Option<u32>,
+    /// Microseconds by which a program that sleeps may be woken late, so that its next wake comes with another (the timer
+    /// slack of prctl(2)). `None`: the kernel's own 50.
+    pub timer_slack_us: Option<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]

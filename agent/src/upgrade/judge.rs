@@ -80,6 +80,7 @@ mod tests {
             pause_image: "imgbuild.local/pause:1".into(),
             mtu: None,
             slice_us: None,
+            timer_slack_us: None,
         };
         change(&mut image);
         image

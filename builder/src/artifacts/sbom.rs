@@ -151,6 +151,7 @@ mod tests {
             pause_image: "p".into(),
             mtu: None,
             slice_us: None,
+            timer_slack_us: None,
         }
     }
 

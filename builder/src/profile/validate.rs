@@ -11,8 +11,9 @@ use std::path::Path;
 /// A single port or a range, inclusive.
 pub type PortRange = RangeInclusive<u16>;
 
-/// What the scheduler's base slice may be, microseconds.
+/// What the scheduler's base slice and the timer slack may be, microseconds.
 const SLICES_US: RangeInclusive<u32> = 100..=100_000;
+const TIMER_SLACKS_US: RangeInclusive<u32> = 1..=20_000;
 
 /// Reads `6443` or `2379-2380`.
 ///
@@ -160,12 +161,13 @@ impl Checker<'_> {
                 "take it out of one of the two lists",
             );
         }
-        if let Some(slice) = kernel.slice_us.filter(|slice| !SLICES_US.contains(slice)) {
-            self.report(
-                &["kernel", "slice-us"],
-                format!("{slice} µs"),
-                format!("from {} to {} are wanted", SLICES_US.start(), SLICES_US.end()),
-            );
+        for (key, value, wanted) in
+            [("slice-us", kernel.slice_us, SLICES_US), ("timer-slack-us", kernel.timer_slack_us, TIMER_SLACKS_US)]
+        {
+            if let Some(value) = value.filter(|value| !wanted.contains(value)) {
+                let wanted = format!("from {} to {} are wanted", wanted.start(), wanted.end());
+                self.report(&["kernel", key], format!("{value} µs"), wanted);
+            }
         }
     }
 

@@ -157,6 +157,7 @@ mod tests {
                 pause_image: "pause".into(),
                 mtu: None,
                 slice_us: None,
+                timer_slack_us: None,
             },
             state_format: STATE_FORMAT,
             kernel: bundle::Range { offset: 0, length: 0 },

@@ -251,6 +251,7 @@ pub fn planned_image(profile: &Profile) -> Result<Image> {
         pause_image: pause_image(profile)?,
         mtu: profile.merged.network.mtu,
         slice_us: profile.merged.kernel.slice_us,
+        timer_slack_us: profile.merged.kernel.timer_slack_us,
     })
 }
 

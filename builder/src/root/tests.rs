@@ -63,6 +63,7 @@ impl World {
             pause_image: "pause".into(),
             mtu: None,
             slice_us: None,
+            timer_slack_us: None,
         };
         compose(&Ingredients {
             profile: &self.profile,
