@@ -31,9 +31,10 @@ pub struct IsoRequest<'a> {
 /// Writes it, whole or not at all.
 ///
 /// # Errors
-/// Bad input: a folder that holds no build, a machine of another role, one that has no disk to keep its state on;
-/// failures of the disk and of the tools.
+/// Bad input: a target that is no file, a folder that holds no build, a machine of another role, one that has no disk to
+/// keep its state on; failures of the disk and of the tools.
 pub fn write(request: &IsoRequest<'_>, now: OffsetDateTime) -> Result<()> {
+    require_file(&request.target)?;
     let manifest = Manifest::of_build(&request.build)?;
     let role = manifest.role()?;
     request.definition.require_sound(request.context, now)?;
@@ -61,6 +62,15 @@ pub fn write(request: &IsoRequest<'_>, now: OffsetDateTime) -> Result<()> {
     // It holds the seed's keys.
     std::fs::set_permissions(&image, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
     std::fs::rename(&image, target).map_err(failed)
+}
+
+/// What is written takes the target's place, which must not be a device's or a folder's.
+fn require_file(target: &Path) -> Result<()> {
+    if target.metadata().is_ok_and(|found| !found.is_file()) {
+        return Err(Error::bad_input(format!("{} is there and is no file", target.display()))
+            .help("name a file, such as m1.iso; sticks and disks are written by `imgbuild burn`"));
+    }
+    Ok(())
 }
 
 /// As [`Medium::identity`] wants it.
@@ -131,6 +141,13 @@ mod tests {
         let work = tempfile::tempdir().unwrap();
         let error = Manifest::of_build(work.path()).unwrap_err();
         assert!(error.status() == 2 && error.to_string().contains("no build is there"), "{error}");
+    }
+
+    #[test]
+    fn a_device_is_no_place_for_it() {
+        let error = require_file(Path::new("/dev/null")).unwrap_err();
+        assert!(error.status() == 2 && error.to_string().contains("/dev/null is there and is no file"), "{error}");
+        require_file(Path::new("/nowhere/m1.iso")).unwrap();
     }
 
     #[test]

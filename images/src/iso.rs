@@ -33,6 +33,8 @@ const MODULES: [&str; 12] = [
 /// Bytes of the volume from which UEFI starts GRUB: twice of what GRUB takes.
 const EFI_VOLUME: u64 = 4 << 20;
 
+/// Where GRUB looks on the medium for its configuration.
+const GRUB_FOLDER: &str = "/boot/grub";
 /// Paths on the medium.
 const KERNEL: &str = "/vmlinuz";
 const INITRAMFS: &str = "/initramfs.img";
@@ -71,12 +73,12 @@ impl Medium<'_> {
     pub fn write(&self, tools: &ToolsRoot, scratch: &Path, target: &Path) -> Result<(), IsoError> {
         let place = |name: &str| scratch.join(name);
         let (bios, efi_program, efi) = (place("bios.img"), place("grub.efi"), place("efi.img"));
-        core(tools, "i386-pc-eltorito", "/boot/grub", &["biosdisk"], None, &bios)?;
+        core(tools, "i386-pc-eltorito", &["biosdisk"], None, &bios)?;
         // UEFI has started it from a volume of its own, which is not the medium.
         let begin = place("begin.cfg");
-        let text = format!("search --set=root --fs-uuid {}\nset prefix=($root)/boot/grub\n", self.volume_id());
+        let text = format!("search --set=root --fs-uuid {}\nset prefix=($root){GRUB_FOLDER}\n", self.volume_id());
         std::fs::write(&begin, text).map_err(failed(&begin))?;
-        core(tools, "x86_64-efi", "/boot/grub", &["fat", "part_gpt"], Some(&begin), &efi_program)?;
+        core(tools, "x86_64-efi", &["fat", "part_gpt"], Some(&begin), &efi_program)?;
         let program = Content::of_file(&efi_program).map_err(failed(&efi_program))?;
         efi_volume(&program, &efi)?;
         let configuration_file = place("grub.cfg");
@@ -117,11 +119,10 @@ fn failed(what: &Path) -> impl FnOnce(io::Error) -> IsoError {
     move |source| IsoError::Io { what, source }
 }
 
-/// One of GRUB's core images.
+/// One of GRUB's core images; `begin` is its first script.
 fn core(
     tools: &ToolsRoot,
     format: &str,
-    prefix: &str,
     modules: &[&str],
     begin: Option<&Path>,
     target: &Path,
@@ -129,15 +130,12 @@ fn core(
     let mut command = tools.command(MKIMAGE);
     let platform = format.trim_end_matches("-eltorito");
     command.arg(format!("--format={format}")).arg(format!("--directory=/usr/lib/grub/{platform}"));
-    command.arg(format!("--prefix={prefix}")).arg("--output").arg(target);
+    command.arg(format!("--prefix={GRUB_FOLDER}")).arg("--output").arg(target);
     if let Some(begin) = begin {
         command.arg("--config").arg(begin);
     }
-    tools.run({
-        command.args(MODULES).args(modules);
-        command
-    })?;
-    Ok(())
+    command.args(MODULES).args(modules);
+    tools.run(command).map(drop)
 }
 
 /// The volume that El Torito's entry for UEFI names (UEFI 2.10, 13.3.2.1).
