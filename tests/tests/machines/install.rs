@@ -54,6 +54,15 @@ impl<'lab> Rack<'lab> {
         Ok(Rack { lab, machine })
     }
 
+    /// By UEFI, which is told what comes next: what it was installed from stays in.
+    fn installs_itself_and_goes_on(&mut self) -> Result {
+        self.machine.power_on()?;
+        self.machine.wait_for_console("install      done", INSTALLED_SECONDS)?;
+        self.machine.wait_for_console("making the state file system", UP_SECONDS)?;
+        self.machine.power_cut()?;
+        self.starts_from_its_disk()
+    }
+
     /// Without what it was installed from; it is off.
     fn starts_from_its_disk(&mut self) -> Result {
         self.machine.hardware().disks.remove(0);
@@ -74,15 +83,7 @@ fn empty_disk(lab: &Lab) -> Result<Disk> {
 
 #[test]
 fn from_a_cd_image_to_a_disk_by_uefi() {
-    story("install-cd", |lab| {
-        let mut rack = Rack::with_cd(lab)?;
-        rack.machine.power_on()?;
-        rack.machine.wait_for_console("install      done", INSTALLED_SECONDS)?;
-        // The medium stays in.
-        rack.machine.wait_for_console("making the state file system", UP_SECONDS)?;
-        rack.machine.power_cut()?;
-        rack.starts_from_its_disk()
-    });
+    story("install-cd", |lab| Rack::with_cd(lab)?.installs_itself_and_goes_on());
 }
 
 #[test]
@@ -103,13 +104,7 @@ fn from_a_cd_image_to_a_disk_by_bios() {
 fn from_a_stick_to_a_disk_of_4k_sectors_by_uefi() {
     story("install-4k", |lab| {
         let nvme = |disk| Disk { bus: Bus::Nvme, sectors_4k: true, ..disk };
-        let mut rack = Rack::new(lab, "transport = \"nvme\"", nvme)?;
-        rack.machine.power_on()?;
-        rack.machine.wait_for_console("install      done", INSTALLED_SECONDS)?;
-        // The stick stays in, and the firmware has been told what comes next.
-        rack.machine.wait_for_console("making the state file system", UP_SECONDS)?;
-        rack.machine.power_cut()?;
-        rack.starts_from_its_disk()
+        Rack::new(lab, "transport = \"nvme\"", nvme)?.installs_itself_and_goes_on()
     });
 }
 
