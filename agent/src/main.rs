@@ -54,10 +54,11 @@ use std::path::Path;
 use std::process::ExitCode;
 
 const USAGE: &str =
-    "usage: agent run | import-images | stop-pods | render DIR | netboot-seed SERVER PIN | netboot-report SERVER PIN
+    "usage: agent run | import-images | stop-pods | hand-over-lead | render DIR | netboot-seed SERVER PIN | netboot-report SERVER PIN
   run            certificates, configurations, cluster work; until it is stopped
   import-images  the image's OCI layouts into containerd; ends when done
   stop-pods      at shutdown: pods within their grace periods; ends when done
+  hand-over-lead before etcd stops: another member leads, where this one did; ends when done
   render DIR     for the builder: the configurations of the machine whose root DIR is, written there
   netboot-...    for init, where the machine starts from the network: its seed, and what became of it";
 
@@ -81,6 +82,7 @@ fn main() -> ExitCode {
             runtime.block_on(stop::run(shutdown_api(root)));
             Ok(())
         }
+        (Some("hand-over-lead"), None, None, None) => runtime.block_on(run::hand_over_lead(root)),
         (Some("netboot-seed"), Some(server), Some(pin), None) => runtime.block_on(netboot::seed(server, pin)),
         (Some("netboot-report"), Some(server), Some(pin), None) => runtime.block_on(netboot::report(server, pin)),
         (Some("render"), Some(folder), None, None) => {

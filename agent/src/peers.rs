@@ -36,7 +36,7 @@ pub enum PeerError {
     Content { name: String, reason: String },
 }
 
-/// The masters' agents, this machine's own left out.
+/// The masters' agents.
 pub struct Peers {
     tls: Arc<ClientConfig>,
     masters: BTreeMap<String, Option<SocketAddr>>,
@@ -44,10 +44,16 @@ pub struct Peers {
 }
 
 impl Peers {
+    /// All but this machine's own.
     pub fn new(facts: &Facts, tls: Arc<ClientConfig>) -> Peers {
-        let others = facts.cluster.masters().filter(|machine| machine.name != facts.identity.name);
+        let mut peers = Peers::with_own(facts, tls);
+        peers.masters.remove(&facts.identity.name);
+        peers
+    }
+
+    pub fn with_own(facts: &Facts, tls: Arc<ClientConfig>) -> Peers {
         let socket = |machine: &Machine| Some(SocketAddr::new(machine.static_address()?, ports::AGENT));
-        let masters = others.map(|machine| (machine.name.clone(), socket(machine))).collect();
+        let masters = facts.cluster.masters().map(|machine| (machine.name.clone(), socket(machine))).collect();
         Peers { tls, masters, connections: RefCell::default() }
     }
 

@@ -162,6 +162,7 @@ async fn master(root: &Path, facts: Rc<Facts>, status: Rc<Status>, clock: Round)
     let peers = Rc::new(Peers::new(&facts, material.client()?));
     let client = etcd::Client::new(root).map_err(RunError::Etcd)?;
     let member = Rc::new(etcd::Member::new(root.to_path_buf(), facts.clone(), status.clone(), peers, client));
+    member.let_go();
     let slots = Rc::new(Slots::default());
     let handler = Rc::new(NodeApi {
         root: root.to_path_buf(),
@@ -313,6 +314,15 @@ impl Material {
     fn server(&self) -> Result<Arc<ServerConfig>, RunError> {
         server::tls(&self.authority, &self.certificate, &self.key).map_err(RunError::Tls)
     }
+}
+
+/// Another member of etcd leads, where this machine's did.
+///
+/// # Errors
+/// Why this one leads on, in words.
+pub async fn hand_over_lead(root: &Path) -> Result<(), String> {
+    let tls = Material::read(root).and_then(|material| material.client()).map_err(|error| error.to_string())?;
+    etcd::hand_over_lead(root, tls).await
 }
 
 /// The API server of this machine, as the agent.

@@ -376,6 +376,7 @@ fn refused_service() -> spec::service::Service {
         ready: Default::default(),
         ready_timeout: 0,
         restart: Default::default(),
+        before_stop: Vec::new(),
         stop_timeout: 0,
         kill: Default::default(),
         limits: Default::default(),

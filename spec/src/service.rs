@@ -36,6 +36,10 @@ pub struct Service {
     pub ready_timeout: u32,
     #[serde(default)]
     pub restart: Restart,
+    /// Program (absolute path) and arguments that are run before SIGTERM, as root: what the service's end takes. They have
+    /// `stop_timeout`, too.
+    #[serde(default)]
+    pub before_stop: Vec<String>,
     /// Seconds between SIGTERM and SIGKILL.
     #[serde(default = "default_stop_timeout")]
     pub stop_timeout: u32,

@@ -1,5 +1,6 @@
-//! A client that writes through a machine's balancer, one object after the other, and remembers what
-//! was acknowledged. Its connections are client-go's (`kubectl proxy`): kept, HTTP/2, as kubelets' are.
+//! A client that writes through a machine's balancer at a steady pace, whether or not what it asked for before was
+//! answered, and remembers what was acknowledged. Its connections are client-go's (`kubectl proxy`): kept, HTTP/2, as
+//! kubelets' are.
 
 use crate::native::Native;
 use crate::{Failure, Result, StoryCluster, expect, http};
@@ -7,7 +8,7 @@ use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,14 +22,18 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const NOT_LOOKED_AT: [&str; 2] =
     ["cannot retry err [http2: Transport received Server's graceful shutdown GOAWAY]", "apiserver is shutting down"];
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// From one write to the next.
+const PACE: Duration = Duration::from_millis(25);
 
 fn is_to_be_sent_again(failure: &str) -> bool {
     NOT_LOOKED_AT.iter().any(|text| failure.contains(text))
 }
 
-/// One attempt to write: when it ended, and the object's name or why there is none.
+/// One attempt to write: when, and the object's name or why there is none.
 #[derive(Debug)]
 struct Write {
+    number: usize,
+    begun: Instant,
     ended: Instant,
     outcome: std::result::Result<String, String>,
 }
@@ -46,6 +51,7 @@ pub struct Load<'a> {
     proxy: u16,
     writes: Mutex<Vec<Write>>,
     another: Condvar,
+    begun: AtomicUsize,
     over: AtomicBool,
 }
 
@@ -55,8 +61,10 @@ pub struct Stretch {
     pub written: usize,
     /// What the failed ones got.
     pub failed: Vec<String>,
-    /// The longest time from one acknowledged write to the next.
+    /// The longest time from one acknowledged write to the next: for so long the API was away.
     pub longest_gap: Duration,
+    /// The longest time that a write took.
+    pub slowest: Duration,
 }
 
 /// Writes from this machine for as long as the story lasts.
@@ -71,6 +79,7 @@ pub fn under_load(machine: &Native, cluster: &StoryCluster, tell: impl FnOnce(&L
             proxy: port,
             writes: Mutex::default(),
             another: Condvar::new(),
+            begun: AtomicUsize::new(0),
             over: AtomicBool::new(false),
         };
         std::thread::scope(|scope| {
@@ -105,21 +114,30 @@ fn port_of(proxy: &mut Child) -> Result<u16> {
 
 impl Load<'_> {
     fn write(&self) {
-        for number in 0.. {
-            if self.over.load(Ordering::SeqCst) {
-                return;
+        std::thread::scope(|scope| {
+            for number in 0.. {
+                if self.over.load(Ordering::SeqCst) {
+                    return;
+                }
+                self.begun.store(number + 1, Ordering::SeqCst);
+                scope.spawn(move || self.write_one(number));
+                std::thread::sleep(PACE);
             }
-            let name = format!("load-{number}");
-            let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}});
-            let mut answer = http::post(self.proxy, COLLECTION, &object.to_string(), PATIENCE);
-            while answer.as_ref().is_err_and(|failure| is_to_be_sent_again(&failure.to_string())) {
-                std::thread::sleep(RETRY_AFTER);
-                answer = http::post(self.proxy, COLLECTION, &object.to_string(), PATIENCE);
-            }
-            let outcome = answer.map(|_| name).map_err(|failure| failure.to_string());
-            self.writes().push(Write { ended: Instant::now(), outcome });
-            self.another.notify_all();
+        });
+    }
+
+    fn write_one(&self, number: usize) {
+        let (name, begun) = (format!("load-{number}"), Instant::now());
+        let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}});
+        let mut answer = http::post(self.proxy, COLLECTION, &object.to_string(), PATIENCE);
+        while answer.as_ref().is_err_and(|failure| is_to_be_sent_again(&failure.to_string())) {
+            std::thread::sleep(RETRY_AFTER);
+            answer = http::post(self.proxy, COLLECTION, &object.to_string(), PATIENCE);
         }
+        let outcome = answer.map(|_| name).map_err(|failure| failure.to_string());
+        let mut writes = self.writes();
+        writes.push(Write { number, begun, ended: Instant::now(), outcome });
+        self.another.notify_all();
     }
 
     fn writes(&self) -> MutexGuard<'_, Vec<Write>> {
@@ -140,6 +158,18 @@ impl Load<'_> {
         expect(written(&writes) >= wanted, &format!("{wanted} writes"), format!("{}, last {last}", written(&writes)))
     }
 
+    /// Waits until every write that has begun by now has its answer.
+    ///
+    /// # Errors
+    /// One gets none.
+    pub fn until_answered(&self) -> Result {
+        let begun = self.begun.load(Ordering::SeqCst);
+        let missing = |writes: &[Write]| begun - writes.iter().filter(|write| write.number < begun).count();
+        let outcome = self.another.wait_timeout_while(self.writes(), PATIENCE, |writes| missing(writes) > 0);
+        let (writes, _) = outcome.unwrap_or_else(PoisonError::into_inner);
+        expect(missing(&writes) == 0, "an answer to every write", format!("{} without one", missing(&writes)))
+    }
+
     /// The load from the last acknowledged write before this moment on.
     pub fn since(&self, moment: Instant) -> Stretch {
         let writes = self.writes();
@@ -151,6 +181,7 @@ impl Load<'_> {
             written: ends.len(),
             failed: stretch.iter().filter_map(|write| write.outcome.as_ref().err().cloned()).collect(),
             longest_gap: ends.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default(),
+            slowest: stretch.iter().map(|write| write.ended - write.begun).max().unwrap_or_default(),
         }
     }
 

@@ -156,8 +156,14 @@ impl Client {
         Ok(etcd)
     }
 
+    /// What a member that answers at its client URL says of itself.
+    pub async fn status_of(&self, member: &Member) -> Option<MemberStatus> {
+        let etcd = self.by_url(member.client_urls.first()?).await.ok()?;
+        etcd.status().await.ok().filter(|status| status.member() == member.id)
+    }
+
     /// A connection to a member by its client URL.
-    pub async fn by_url(&self, url: &str) -> Result<Etcd, GrpcError> {
+    async fn by_url(&self, url: &str) -> Result<Etcd, GrpcError> {
         let address = url.strip_prefix("https://").and_then(|rest| rest.parse().ok());
         let address = address.ok_or_else(|| GrpcError::Protocol {
             method: "connect".into(),

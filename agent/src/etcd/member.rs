@@ -1,7 +1,10 @@
 //! The loop that carries out `joining`'s decisions on this master, answers the other masters, and,
 //! beside etcd's leader, changes the members.
 
+mod lead;
 mod operator;
+
+pub use lead::hand_over as hand_over_lead;
 
 use super::client::{self, Client, Etcd as Connection};
 use super::{Flags, note, restore, snapshot};
@@ -147,7 +150,7 @@ impl Member {
     async fn look(&self) {
         let seen = match self.client.own().await {
             Ok(etcd) => self.look_into(&etcd).await,
-            Err(_) if self.process().is_some() => Etcd::Running,
+            Err(_) if self.process(SERVICE).is_some() => Etcd::Running,
             Err(_) => Etcd::Stopped,
         };
         let absent = !matches!(seen, Etcd::Serving | Etcd::Committed) && self.is_absent().await;
@@ -193,11 +196,11 @@ impl Member {
         }
     }
 
-    /// etcd's process, by init's word.
-    fn process(&self) -> Option<u32> {
+    /// A service's process, by init's word.
+    fn process(&self, service: &str) -> Option<u32> {
         let text = std::fs::read(under(&self.root, paths::INIT_STATUS_FILE)).ok()?;
         let status: InitStatus = serde_json::from_slice(&text).ok()?;
-        status.services.iter().find(|service| service.name == SERVICE)?.pid
+        status.services.iter().find(|one| one.name == service)?.pid
     }
 
     /// Asks the other masters; an answer of one that falls silent is forgotten.
@@ -310,7 +313,7 @@ impl Member {
         }
         let there = under(&self.root, CONFIGURATION).exists();
         render::write(&rendered).map_err(|error| error.to_string())?;
-        if there && self.process().is_some() {
+        if there && self.process(SERVICE).is_some() {
             say("restarting etcd: its configuration has changed");
             self.restart().await;
         }
@@ -321,12 +324,12 @@ impl Member {
     async fn stop(&self) {
         let path = under(&self.root, CONFIGURATION);
         let there = std::fs::remove_file(&path).is_ok();
-        if !there && self.process().is_none() {
+        if !there && self.process(SERVICE).is_none() {
             return;
         }
         self.restart().await;
         let end = Instant::now() + STOP_LIMIT;
-        while self.process().is_some() && Instant::now() < end {
+        while self.process(SERVICE).is_some() && Instant::now() < end {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
@@ -470,7 +473,7 @@ impl Member {
         }
         let mut members = Vec::new();
         for member in etcd.members().await? {
-            let status = self.status_of(&member).await;
+            let status = self.client.status_of(&member).await;
             let health = self.health(member.id, status.as_ref().map(|status| status.applied_index), own.applied_index);
             members.push(joining::Member {
                 id: member.id,
@@ -481,11 +484,6 @@ impl Member {
             });
         }
         Ok(Some(joining::Cluster { id: cluster.into(), members }))
-    }
-
-    async fn status_of(&self, member: &client::Member) -> Option<client::MemberStatus> {
-        let etcd = self.client.by_url(member.client_urls.first()?).await.ok()?;
-        etcd.status().await.ok().filter(|status| status.member() == member.id)
     }
 
     fn health(&self, id: MemberId, applied: Option<u64>, leaders: u64) -> Health {

@@ -8,7 +8,7 @@ mod restore;
 mod snapshot;
 
 pub use client::{Client, ClientError};
-pub use member::Member;
+pub use member::{Member, hand_over_lead};
 pub use restore::{finish, write_piece};
 pub use snapshot::send as send_snapshot;
 

@@ -19,7 +19,7 @@ use crate::{certificates, claim, etcd, handover, join, pending, roll, trust};
 use hyper::StatusCode;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use spec::agent::{Accepted, AgentStatus, CordonRequest, OrderAnswer, OrderRequest, VERSION};
+use spec::agent::{Accepted, AgentStatus, CordonRequest, HoldRequest, OrderAnswer, OrderRequest, VERSION};
 use spec::paths;
 use spec::status::InitStatus;
 use std::fmt::Display;
@@ -78,6 +78,7 @@ impl Handler for NodeApi {
                 Ok(message) => Answer::of(&Accepted { message }),
                 Err(reason) => Answer::refusal(StatusCode::SERVICE_UNAVAILABLE, reason),
             },
+            (Call::EtcdHold, Some(member)) => hold(member, body).await,
             (Call::EtcdOrder, Some(member)) => order(member, caller, body),
             (Call::EtcdSnapshot, Some(_)) => match etcd::send_snapshot(&self.root).await {
                 Ok(chunks) => Answer::bytes(chunks),
@@ -103,6 +104,7 @@ impl Handler for NodeApi {
                 | Call::Handover
                 | Call::EtcdMembers
                 | Call::EtcdDefrag
+                | Call::EtcdHold
                 | Call::EtcdOrder
                 | Call::EtcdSnapshot
                 | Call::EtcdRestore
@@ -257,6 +259,17 @@ async fn learner(member: &etcd::Member, caller: &Caller, body: &[u8]) -> Answer 
     match member.admit(&caller.name, &request).await {
         Ok(admission) => Answer::of(&admission),
         Err(reason) => Answer::refusal(StatusCode::CONFLICT, reason),
+    }
+}
+
+async fn hold(member: &Rc<etcd::Member>, body: &[u8]) -> Answer {
+    let HoldRequest { leader } = match document(body) {
+        Ok(request) => request,
+        Err(refusal) => return refusal,
+    };
+    match member.hold(leader).await {
+        Ok(message) => Answer::of(&Accepted { message }),
+        Err(reason) => Answer::refusal(StatusCode::SERVICE_UNAVAILABLE, reason),
     }
 }
 

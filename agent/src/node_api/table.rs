@@ -25,6 +25,7 @@ pub enum Call {
     Certificates,
     EtcdMembers,
     EtcdDefrag,
+    EtcdHold,
     Reboot,
     Shutdown,
     Reset,
@@ -59,7 +60,7 @@ const MASTERS_AND_READERS: &[&str] =
 const MEMBERS_AND_READERS: &[&str] =
     &[organization::MASTER, organization::NODE, organization::READER, organization::OPERATOR, organization::ADMIN];
 
-pub static TABLE: [Endpoint; 30] = [
+pub static TABLE: [Endpoint; 31] = [
     get(path::REPORT, MASTERS, Call::Report),
     post(path::LEARNER, MASTERS, Call::Learner),
     post(path::JOIN, JOINERS, Call::Join),
@@ -78,6 +79,7 @@ pub static TABLE: [Endpoint; 30] = [
     get(path::CERTIFICATES, READERS, Call::Certificates),
     get(path::ETCD_MEMBERS, MASTERS_AND_READERS, Call::EtcdMembers),
     post(path::ETCD_DEFRAG, OPERATORS, Call::EtcdDefrag),
+    post(path::ETCD_HOLD, MASTERS, Call::EtcdHold),
     post(path::REBOOT, OPERATORS, Call::Reboot),
     post(path::SHUTDOWN, OPERATORS, Call::Shutdown),
     post(path::RESET, ADMINS, Call::Reset),
@@ -177,6 +179,7 @@ mod tests {
                 "GET /v1/certificates roa",
                 "GET /v1/etcd/members mroa",
                 "POST /v1/etcd/defrag oa",
+                "POST /v1/etcd/hold m",
                 "POST /v1/reboot oa",
                 "POST /v1/shutdown oa",
                 "POST /v1/reset a",

@@ -59,6 +59,9 @@ fn parse(name: &str, text: &str) -> Result<Service, String> {
         Some(program) => return Err(format!("exec: `{program}` is not an absolute path")),
         None => return Err("exec is empty".to_owned()),
     }
+    if let Some(program) = service.before_stop.first().filter(|program| !program.starts_with('/')) {
+        return Err(format!("before-stop: `{program}` is not an absolute path"));
+    }
     if let Some(path) = service.wants_files.iter().find(|path| !path.starts_with('/')) {
         return Err(format!("wants-files: `{path}` is not an absolute path"));
     }

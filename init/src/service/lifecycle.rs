@@ -142,6 +142,8 @@ impl Supervisor {
                     (None, None) => "ended".to_owned(),
                 };
                 self.ended(place, status.exit_status() == Some(0), &words);
+            } else if let Some(place) = self.units.iter().position(|unit| unit.before_stop == Some(process)) {
+                self.terminate(place);
             } else {
                 self.ended.push(process);
             }
@@ -152,6 +154,7 @@ impl Supervisor {
         let unit = &mut self.units[place];
         unit.process = None;
         unit.probe = None;
+        unit.before_stop = None;
         unit.kill_at = None;
         unit.read_outputs();
         let group = cgroup::of_service(&unit.name);
@@ -205,7 +208,7 @@ impl Supervisor {
         unit.set(ServiceState::Waiting, Some(format!("{words}; restart {}", unit.restarts)));
     }
 
-    /// Asks a unit to end; SIGKILL follows after its time.
+    /// Asks a unit to end, once what comes before it is done; SIGKILL follows after its time.
     pub(super) fn stop(&mut self, place: usize) {
         let unit = &mut self.units[place];
         match unit.process {
@@ -214,8 +217,18 @@ impl Supervisor {
                     cgroup::move_children_to_runtime(&cgroup::of_service(&unit.name), process);
                 }
                 unit.set(ServiceState::Stopping, None);
-                unit.kill_at = Some(uptime_ms() + u64::from(unit.service.stop_timeout) * 1000);
-                signal(process, Signal::TERM);
+                match spawn::before_stop(&unit.service) {
+                    Ok(None) => self.terminate(place),
+                    Ok(Some(started)) => {
+                        unit.before_stop = Some(started.process);
+                        unit.outputs.push(started.output);
+                        unit.kill_at = Some(stop_limit(unit));
+                    }
+                    Err(error) => {
+                        say(format!("service {}: before-stop: {error}", unit.name));
+                        self.terminate(place);
+                    }
+                }
             }
             Some(_) => {}
             None => {
@@ -226,9 +239,23 @@ impl Supervisor {
         }
     }
 
+    fn terminate(&mut self, place: usize) {
+        let unit = &mut self.units[place];
+        unit.before_stop = None;
+        let Some(process) = unit.process else { return };
+        unit.kill_at = Some(stop_limit(unit));
+        signal(process, Signal::TERM);
+    }
+
+    /// What a unit's end waits for has had its time.
     pub(super) fn kill(&mut self, place: usize) {
         let unit = &mut self.units[place];
         unit.kill_at = None;
+        if let Some(before) = unit.before_stop {
+            say(format!("service {}: {} did not end and is killed", unit.name, unit.service.before_stop.join(" ")));
+            signal(before, Signal::KILL);
+            return self.terminate(place);
+        }
         let Some(process) = unit.process else { return };
         say(format!("service {} did not end within {} s and is killed", unit.name, unit.service.stop_timeout));
         if unit.service.kill == Kill::Leaf {
@@ -258,6 +285,11 @@ impl Supervisor {
             }
         }
     }
+}
+
+/// When a unit that begins to stop, or gets SIGTERM, now is killed.
+fn stop_limit(unit: &Unit) -> u64 {
+    uptime_ms() + u64::from(unit.service.stop_timeout) * 1000
 }
 
 fn signal(process: u32, signal: Signal) {

@@ -12,6 +12,8 @@ use spec::service::{Directory, Ready, Service};
 use std::io;
 use std::process::{Command, Stdio};
 
+const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// A program that runs, and the end of the pipe that its output comes from.
 pub struct Started {
     pub process: u32,
@@ -92,6 +94,22 @@ pub fn start(name: &str, service: &Service) -> io::Result<Started> {
     Ok(Started { process: child.id(), output })
 }
 
+/// Starts what is run before the service gets SIGTERM, as root and in init's own group; nothing where nothing is.
+///
+/// # Errors
+/// The program cannot be started.
+pub fn before_stop(service: &Service) -> io::Result<Option<Started>> {
+    let Some((program, arguments)) = service.before_stop.split_first() else { return Ok(None) };
+    let (output, input) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    rustix::io::ioctl_fionbio(&output, true)?;
+    let mut command = Command::new(program);
+    command.args(arguments).env_clear().env("PATH", PATH).current_dir("/");
+    command.stdin(Stdio::null()).stdout(Stdio::from(input.try_clone()?)).stderr(Stdio::from(input));
+    let child = sys::spawn_with(&mut command, || sys::unblock_signals().map_err(io::Error::from));
+    let child = child.map_err(|error| io::Error::new(error.kind(), format!("{program}: {error}")))?;
+    Ok(Some(Started { process: child.id(), output }))
+}
+
 fn command(service: &Service, user: Option<&User>) -> io::Result<Command> {
     let (program, arguments) = service.exec.split_first().ok_or_else(|| io::Error::other("exec is empty"))?;
     let mut command = Command::new(program);
@@ -100,7 +118,7 @@ fn command(service: &Service, user: Option<&User>) -> io::Result<Command> {
         let text = std::fs::read_to_string(path).map_err(at(path))?;
         command.args(text.lines().map(str::trim).filter(|line| !line.is_empty()));
     }
-    command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("HOME", user.map_or("/root", |user| user.home.as_str()));
+    command.env("PATH", PATH).env("HOME", user.map_or("/root", |user| user.home.as_str()));
     if service.ready == Ready::Notify {
         command.env("NOTIFY_SOCKET", paths::NOTIFY_SOCKET);
     }

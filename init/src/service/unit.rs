@@ -21,7 +21,9 @@ pub struct Unit {
     /// Not started before this time.
     pub start_at: u64,
     pub started_at: u64,
-    /// When SIGKILL follows SIGTERM.
+    /// What runs before SIGTERM.
+    pub before_stop: Option<u32>,
+    /// When SIGKILL follows SIGTERM, or SIGTERM what runs before it.
     pub kill_at: Option<u64>,
     /// Start again after a stop that somebody asked for.
     pub restart_wanted: bool,
@@ -68,6 +70,7 @@ impl Unit {
             backoff: Backoff::default(),
             start_at: 0,
             started_at: 0,
+            before_stop: None,
             kill_at: None,
             restart_wanted: false,
             log,

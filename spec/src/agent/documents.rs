@@ -273,6 +273,14 @@ pub struct NewCluster {
     pub restore: Option<String>,
 }
 
+/// etcd's leader is about to hand over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct HoldRequest {
+    /// The member that leads now; in hexadecimal, as etcdctl shows it.
+    pub leader: String,
+}
+
 /// The order as the agent keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 const ROUND: Duration = Duration::from_millis(50);
 /// Between two starts of a service that ends.
 const AGAIN: Duration = Duration::from_millis(500);
+const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What is lost when the machine goes off.
 #[derive(Debug)]
@@ -58,9 +59,16 @@ struct Unit {
 }
 
 impl Unit {
-    /// Has it end by itself; [`Unit::kill_late`] does the rest.
-    fn stop(&mut self, service: &Service) {
+    /// Has it end by itself, once what comes before that is done; [`Unit::kill_late`] does the rest.
+    fn stop(&mut self, service: &Service, root: &Path, holder: u32) {
         if let Some(process) = &self.process {
+            if let [program, arguments @ ..] = &service.before_stop[..] {
+                let mut command = entering(holder, root, "0:0");
+                let ended = command.arg(program).args(arguments).env_clear().env("PATH", PATH).status();
+                if !ended.as_ref().is_ok_and(ExitStatus::success) {
+                    eprintln!("{program} {}: {ended:?}", arguments.join(" "));
+                }
+            }
             // What has ended already needs no word.
             let _ = kill_process(Pid::from_child(process), Signal::TERM);
             self.killed_at = Some(Instant::now() + Duration::from_secs(service.stop_timeout.into()));
@@ -107,7 +115,8 @@ impl Init {
         while !self.told.stop.load(Ordering::SeqCst) {
             self.read_notifications();
             for name in std::mem::take(&mut *self.told.restarts.lock().unwrap_or_else(PoisonError::into_inner)) {
-                self.services.get_mut(&name).into_iter().for_each(|(service, unit)| unit.stop(service));
+                let (root, holder) = (&self.root, self.holder);
+                self.services.get_mut(&name).into_iter().for_each(|(service, unit)| unit.stop(service, root, holder));
             }
             let names: Vec<String> = self.services.keys().cloned().collect();
             names.iter().for_each(|name| self.look_after(name));
@@ -144,7 +153,7 @@ impl Init {
         for (name, _) in alive.iter().filter(|(name, _)| !alive.iter().any(|(_, after)| after.contains(name))) {
             let Some((service, unit)) = self.services.get_mut(name) else { continue };
             match unit.killed_at {
-                None => unit.stop(service),
+                None => unit.stop(service, &self.root, self.holder),
                 Some(_) => unit.kill_late(),
             }
         }
@@ -241,7 +250,7 @@ fn spawn(root: &Path, holder: u32, name: &str, service: &Service) -> Result<Chil
     if let Some(path) = &service.arguments_file {
         command.args(read(path)?.lines().filter(|line| !line.is_empty()));
     }
-    command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").envs(&service.environment);
+    command.env_clear().env("PATH", PATH).envs(&service.environment);
     if let Some(path) = &service.environment_file {
         command.envs(read(path)?.lines().filter_map(|line| line.split_once('=')));
     }

@@ -22,7 +22,7 @@ impl Member {
     pub async fn members(&self) -> Result<Vec<EtcdMember>, String> {
         let etcd = self.client.own().await.map_err(|error| error.to_string())?;
         let members = etcd.known_members().await.map_err(|error| error.to_string())?;
-        let ask = async |member: &client::Member| self.status_of(member).await;
+        let ask = async |member: &client::Member| self.client.status_of(member).await;
         let mut asked: Vec<_> = members.iter().map(|member| Box::pin(ask(member))).collect();
         let health = all(&mut asked).await;
         drop(asked);
@@ -139,7 +139,7 @@ impl Drop for Leave<'_> {
     }
 }
 
-fn hexadecimal(id: u64) -> String {
+pub(super) fn hexadecimal(id: u64) -> String {
     format!("{id:x}")
 }
 
