@@ -34,7 +34,8 @@ pub struct IsoRequest<'a> {
 /// Bad input: a target that is no file, a folder that holds no build, a machine of another role, one that has no disk to
 /// keep its state on; failures of the disk and of the tools.
 pub fn write(request: &IsoRequest<'_>, now: OffsetDateTime) -> Result<()> {
-    require_file(&request.target)?;
+    let target = &request.target;
+    let scratch = scratch::Scratch::beside(target)?;
     let manifest = Manifest::of_build(&request.build)?;
     let role = manifest.role()?;
     request.definition.require_sound(request.context, now)?;
@@ -43,10 +44,7 @@ pub fn write(request: &IsoRequest<'_>, now: OffsetDateTime) -> Result<()> {
     let seed = seed_files(&request.definition, machine, role, now)?;
     let tools = Tools::ensure(request.context)?;
 
-    let target = &request.target;
     let failed = |error: std::io::Error| Error::io("write", target, error);
-    let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let scratch = scratch::Scratch::folder(parent).map_err(failed)?;
     let archive = scratch.path().join("medium.img");
     std::fs::write(&archive, archive_of(&request.build, &manifest, &seed, installs)?).map_err(failed)?;
     let date = now.to_offset(time::UtcOffset::UTC).format(IDENTITY);
@@ -61,16 +59,7 @@ pub fn write(request: &IsoRequest<'_>, now: OffsetDateTime) -> Result<()> {
     medium.write(&tools.root, scratch.path(), &image).map_err(Error::from_failure)?;
     // It holds the seed's keys.
     std::fs::set_permissions(&image, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
-    std::fs::rename(&image, target).map_err(failed)
-}
-
-/// What is written takes the target's place, which must not be a device's or a folder's.
-fn require_file(target: &Path) -> Result<()> {
-    if target.metadata().is_ok_and(|found| !found.is_file()) {
-        return Err(Error::bad_input(format!("{} is there and is no file", target.display()))
-            .help("name a file, such as m1.iso; sticks and disks are written by `imgbuild burn`"));
-    }
-    Ok(())
+    scratch.place(&image, target)
 }
 
 /// As [`Medium::identity`] wants it.
@@ -141,13 +130,6 @@ mod tests {
         let work = tempfile::tempdir().unwrap();
         let error = Manifest::of_build(work.path()).unwrap_err();
         assert!(error.status() == 2 && error.to_string().contains("no build is there"), "{error}");
-    }
-
-    #[test]
-    fn a_device_is_no_place_for_it() {
-        let error = require_file(Path::new("/dev/null")).unwrap_err();
-        assert!(error.status() == 2 && error.to_string().contains("/dev/null is there and is no file"), "{error}");
-        require_file(Path::new("/nowhere/m1.iso")).unwrap();
     }
 
     #[test]

@@ -31,6 +31,18 @@ impl Scratch {
         Scratch::folder_with_prefix(parent, PREFIX)
     }
 
+    /// A new folder for the parts of a file that takes its place by [`Scratch::place`].
+    ///
+    /// # Errors
+    /// Bad input: at `target` there is a device, a folder or anything else that is no file.
+    pub fn beside(target: &Path) -> Result<Scratch> {
+        if target.metadata().is_ok_and(|found| !found.is_file()) {
+            return Err(Error::bad_input(format!("{} is there and is no file", target.display()))
+                .help("name a file to write; sticks and disks are written by `imgbuild burn`"));
+        }
+        Scratch::folder(parent_of(target)).map_err(|error| Error::io("write", target, error))
+    }
+
     fn folder_with_prefix(parent: &Path, prefix: &str) -> io::Result<Scratch> {
         // Registered and made under one lock: an interruption sees both or none.
         let mut register = register();
@@ -60,6 +72,15 @@ impl Scratch {
         register.remove(&self.path);
         drop(register);
         sync_parent(target)
+    }
+
+    /// Moves one of the folder's files to its place, where another is replaced; the rest is removed.
+    ///
+    /// # Errors
+    /// What the system says; the place has what it had then.
+    pub fn place(self, file: &Path, target: &Path) -> Result<()> {
+        let moved = File::open(file).and_then(|file| file.sync_all()).and_then(|()| std::fs::rename(file, target));
+        moved.and_then(|()| sync_parent(target)).map_err(|error| Error::io("write", target, error))
     }
 }
 
@@ -109,7 +130,7 @@ pub fn sweep_when_interrupted(folder: &Path) {
 /// # Errors
 /// What the system says.
 pub fn write_file(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = parent_of(path);
     let mut register = register();
     let file =
         tempfile::Builder::new().prefix(PREFIX).permissions(Permissions::from_mode(0o600)).tempfile_in(parent)?;
@@ -140,10 +161,11 @@ pub fn create_file(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
 }
 
 fn sync_parent(path: &Path) -> io::Result<()> {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
-        _ => File::open(".")?.sync_all(),
-    }
+    File::open(parent_of(path))?.sync_all()
+}
+
+fn parent_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Removes everything that is registered; the program is about to end. The register stays locked,
@@ -185,6 +207,23 @@ mod tests {
         create_file(&scratch.path().join("a"), b"x", 0o600).unwrap();
         drop(scratch);
         assert_eq!(std::fs::read_dir(parent.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_file_takes_another_files_place_and_no_devices() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("a.iso");
+        std::fs::write(&target, "old").unwrap();
+        let scratch = Scratch::beside(&target).unwrap();
+        let part = scratch.path().join("part");
+        std::fs::write(&part, "new").unwrap();
+        scratch.place(&part, &target).unwrap();
+        assert_eq!(std::fs::read_to_string(&target).unwrap(), "new");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        for other in [Path::new("/dev/null"), folder.path()] {
+            let error = Scratch::beside(other).unwrap_err();
+            assert!(error.status() == 2 && error.to_string().contains("is there and is no file"), "{error}");
+        }
     }
 
     #[test]

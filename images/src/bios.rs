@@ -2,6 +2,7 @@
 //! configuration on the ESP, from where it loads kernel and initramfs as files: GRUB cannot boot a UKI.
 
 use crate::esp;
+use crate::grub::{CONSOLES, Core};
 use crate::tools::{ToolsError, ToolsRoot};
 use crate::tree::Content;
 use spec::boot::{GRUB_ENVIRONMENT, GRUB_FOLDER, GrubEnvironment, grub_command_line, grub_files};
@@ -12,30 +13,9 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use thiserror::Error;
 
-/// GRUB's program and its modules for BIOS in the tools root.
-const PROGRAM: &str = "/usr/bin/grub-mkimage";
-const MODULES_FOLDER: &str = "/usr/lib/grub/i386-pc";
 const BOOT_IMAGE: &str = "/usr/lib/grub/i386-pc/boot.img";
-/// What the core image holds: the disk by BIOS calls, the table, the ESP, and the words of [`CONFIGURATION`].
-const MODULES: [&str; 17] = [
-    "biosdisk",
-    "part_gpt",
-    "fat",
-    "normal",
-    "configfile",
-    "linux",
-    "loadenv",
-    "probe",
-    "test",
-    "echo",
-    "sleep",
-    "serial",
-    "terminal",
-    "reboot",
-    "halt",
-    "all_video",
-    "gfxterm",
-];
+/// What the core image holds beside every configuration's words: the disk by BIOS calls, the table, the ESP, and more words.
+const MODULES: [&str; 7] = ["biosdisk", "part_gpt", "fat", "loadenv", "probe", "halt", "gfxterm"];
 const SECTOR: usize = SECTOR_SIZE as usize;
 
 /// Bytes of the first sector that are code; behind them the disk's signature and the protective MBR's table.
@@ -80,11 +60,9 @@ impl Loader {
         };
         let folder = tempfile::tempdir().map_err(failed(Path::new("a temporary folder")))?;
         let core = folder.path().join("core.img");
-        let mut command = tools.command(PROGRAM);
-        command.args(["--format=i386-pc", "--directory", MODULES_FOLDER, "--output"]).arg(&core);
         // Without a disk's name: the one that the BIOS has booted.
-        command.arg(format!("--prefix=(,gpt{})/{GRUB_FOLDER}", Partition::Esp.number())).args(MODULES);
-        tools.run(command)?;
+        let prefix = format!("(,gpt{})/{GRUB_FOLDER}", Partition::Esp.number());
+        Core { format: "i386-pc", prefix: &prefix, begin: None, modules: &MODULES }.make(tools, &core)?;
         let boot = tools.file(BOOT_IMAGE);
         let boot = std::fs::read(&boot).map_err(failed(&boot))?;
         let core = std::fs::read(&core).map_err(failed(&core))?;
@@ -126,10 +104,7 @@ impl Loader {
 /// Screen and serial port, then the slots in the order that the environment block says (`spec::boot`), a slot on trial
 /// with one try less. `$root` is the ESP, whose GUID tells init the disk.
 const CONFIGURATION: &str = r#"# Written by imgbuild: GRUB's part of a machine that starts by BIOS.
-if serial --unit=0 --speed=115200; then
-    terminal_input console serial
-    terminal_output console serial
-fi
+CONSOLES
 set environment=/ENVIRONMENT
 set order="a b"
 set fallback="b a"
@@ -168,6 +143,7 @@ reboot
 /// GRUB's files of an ESP on which `slot` is filled.
 pub fn files(slot: Slot, kernel: Content, initramfs: Content, command_line: &str) -> esp::Files {
     let configuration = CONFIGURATION
+        .replace("CONSOLES\n", CONSOLES)
         .replace("ENVIRONMENT", GRUB_ENVIRONMENT)
         .replace("GRUB_FOLDER", GRUB_FOLDER)
         .replace("BOOT_PARTITION", spec::cmdline::BOOT_PARTITION);

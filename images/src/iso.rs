@@ -2,6 +2,7 @@
 //! which load kernel, initramfs and one archive more. Nothing reads the medium once the kernel runs.
 
 use crate::esp;
+use crate::grub::{CONSOLES, Core};
 use crate::sparse::SparseDisk;
 use crate::tools::{ToolsError, ToolsRoot};
 use crate::tree::Content;
@@ -12,24 +13,10 @@ use std::io::{self, Seek};
 use std::path::Path;
 use thiserror::Error;
 
-const MKIMAGE: &str = "/usr/bin/grub-mkimage";
 const XORRISO: &str = "/usr/bin/xorriso";
 const VOLUME: &str = "IMGBUILD";
-/// What both core images hold: the medium, and the words of [`configuration`].
-const MODULES: [&str; 12] = [
-    "iso9660",
-    "search",
-    "normal",
-    "configfile",
-    "linux",
-    "test",
-    "echo",
-    "sleep",
-    "serial",
-    "terminal",
-    "reboot",
-    "all_video",
-];
+/// What both core images find their medium with.
+const MODULES: [&str; 2] = ["iso9660", "search"];
 /// Bytes of the volume from which UEFI starts GRUB: twice of what GRUB takes.
 const EFI_VOLUME: u64 = 4 << 20;
 
@@ -73,12 +60,17 @@ impl Medium<'_> {
     pub fn write(&self, tools: &ToolsRoot, scratch: &Path, target: &Path) -> Result<(), IsoError> {
         let place = |name: &str| scratch.join(name);
         let (bios, efi_program, efi) = (place("bios.img"), place("grub.efi"), place("efi.img"));
-        core(tools, "i386-pc-eltorito", &["biosdisk"], None, &bios)?;
+        let modules = |more: &[&'static str]| [&MODULES, more].concat();
+        let by_bios = modules(&["biosdisk"]);
+        let core = Core { format: "i386-pc-eltorito", prefix: GRUB_FOLDER, begin: None, modules: &by_bios };
+        core.make(tools, &bios)?;
         // UEFI has started it from a volume of its own, which is not the medium.
         let begin = place("begin.cfg");
         let text = format!("search --set=root --fs-uuid {}\nset prefix=($root){GRUB_FOLDER}\n", self.volume_id());
         std::fs::write(&begin, text).map_err(failed(&begin))?;
-        core(tools, "x86_64-efi", &["fat", "part_gpt"], Some(&begin), &efi_program)?;
+        let by_uefi = modules(&["fat", "part_gpt"]);
+        let core = Core { format: "x86_64-efi", prefix: GRUB_FOLDER, begin: Some(&begin), modules: &by_uefi };
+        core.make(tools, &efi_program)?;
         let program = Content::of_file(&efi_program).map_err(failed(&efi_program))?;
         efi_volume(&program, &efi)?;
         let configuration_file = place("grub.cfg");
@@ -119,25 +111,6 @@ fn failed(what: &Path) -> impl FnOnce(io::Error) -> IsoError {
     move |source| IsoError::Io { what, source }
 }
 
-/// One of GRUB's core images; `begin` is its first script.
-fn core(
-    tools: &ToolsRoot,
-    format: &str,
-    modules: &[&str],
-    begin: Option<&Path>,
-    target: &Path,
-) -> Result<(), ToolsError> {
-    let mut command = tools.command(MKIMAGE);
-    let platform = format.trim_end_matches("-eltorito");
-    command.arg(format!("--format={format}")).arg(format!("--directory=/usr/lib/grub/{platform}"));
-    command.arg(format!("--prefix={GRUB_FOLDER}")).arg("--output").arg(target);
-    if let Some(begin) = begin {
-        command.arg("--config").arg(begin);
-    }
-    command.args(MODULES).args(modules);
-    tools.run(command).map(drop)
-}
-
 /// The volume that El Torito's entry for UEFI names (UEFI 2.10, 13.3.2.1).
 fn efi_volume(program: &Content, target: &Path) -> Result<(), IsoError> {
     let mut disk = SparseDisk::new(EFI_VOLUME);
@@ -157,11 +130,7 @@ fn efi_volume(program: &Content, target: &Path) -> Result<(), IsoError> {
 fn configuration(command_line: &str) -> String {
     format!(
         r#"# Written by imgbuild: GRUB's part of a machine that starts from a CD image.
-if serial --unit=0 --speed=115200; then
-    terminal_input console serial
-    terminal_output console serial
-fi
-{}echo "imgbuild: the image is read from the medium"
+{CONSOLES}{}echo "imgbuild: the image is read from the medium"
 linux {KERNEL} $command_line
 initrd {INITRAMFS} {ARCHIVE}
 boot

@@ -10,6 +10,7 @@ pub mod disk;
 pub mod erofs;
 pub mod esp;
 pub mod gpt;
+pub mod grub;
 pub mod iso;
 pub mod oci;
 pub mod oracle;

@@ -21,8 +21,9 @@ const BUFFER: usize = 1 << 18;
 /// Makes a signed bundle out of the artifacts in `out`; whole or not at all. `target` is its file.
 ///
 /// # Errors
-/// Bad input where `out` holds no build; the disk's failures.
+/// Bad input where `out` holds no build or `target` is no file; the disk's failures.
 pub fn write(out: &Path, key: &ReleaseKey, target: &Path) -> Result<Manifest> {
+    let scratch = scratch::Scratch::beside(target)?;
     let manifest = describe(out)?;
     let text = manifest.encode().map_err(Error::from_failure)?;
     if text.len() > MANIFEST_LIMIT {
@@ -34,8 +35,6 @@ pub fn write(out: &Path, key: &ReleaseKey, target: &Path) -> Result<Manifest> {
     let checksums: String =
         manifest.files.iter().map(|(name, payload)| format!("{}  {name}\n", payload.sha256)).collect();
     let failed = |error| Error::io("write", target, error);
-    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let scratch = scratch::Scratch::folder(folder).map_err(failed)?;
     let temporary = scratch.path().join("bundle");
     let file = File::create(&temporary).map_err(failed)?;
     let mut archive = tar::Builder::new(BufWriter::with_capacity(BUFFER, file));
@@ -50,12 +49,8 @@ pub fn write(out: &Path, key: &ReleaseKey, target: &Path) -> Result<Manifest> {
         let size = manifest.payload(name).map_err(Error::from_failure)?.size;
         append(&mut archive, name, size, BufReader::with_capacity(BUFFER, content)).map_err(failed)?;
     }
-    let written = archive.into_inner().and_then(|mut file| {
-        file.flush()?;
-        file.get_ref().sync_all()
-    });
-    written.map_err(failed)?;
-    std::fs::rename(&temporary, target).map_err(failed)?;
+    archive.into_inner().and_then(|mut file| file.flush()).map_err(failed)?;
+    scratch.place(&temporary, target)?;
     Ok(manifest)
 }
 

@@ -39,7 +39,7 @@ pub struct Site {
 
 impl Site {
     pub fn image_of(&self, role: Role) -> Option<&Image> {
-        self.images.iter().find(|image| image.role == Some(role))
+        self.images.iter().find(|image| image.role == role)
     }
 
     /// Whether a machine puts itself on a disk.

@@ -13,12 +13,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What `serve` hands out of one build.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Image {
     /// Name of the folder.
     pub name: String,
     pub version: String,
-    pub role: Option<Role>,
+    pub role: Role,
     pub command_line: String,
     folder: PathBuf,
     /// Path on the ESP -> the artifact of these bytes: they travel as they are.
@@ -59,10 +59,11 @@ impl Image {
             name,
             payload,
             version: manifest.image.version.clone(),
-            role: Some(manifest.role()?),
+            role: manifest.role()?,
             command_line: manifest.command_line.clone(),
             folder: folder.to_owned(),
-            ..Image::default()
+            on_esp: BTreeMap::new(),
+            archives: BTreeMap::new(),
         };
         let start = toml::to_string(start).map_err(|error| Error::because("start.toml cannot be written", error))?;
         let mut tree = Tree::new();
@@ -73,6 +74,21 @@ impl Image {
         image.add_loaders(&manifest, &mut tree)?;
         image.pack(Image::START_AND_INSTALL, &tree, epoch)?;
         Ok(image)
+    }
+
+    /// An image of which nothing but its script is wanted.
+    #[cfg(test)]
+    pub fn of_words(name: &str, version: &str, command_line: &str, on_esp: BTreeMap<String, String>) -> Image {
+        Image {
+            name: name.into(),
+            version: version.into(),
+            role: Role::Node,
+            command_line: command_line.into(),
+            folder: PathBuf::new(),
+            on_esp,
+            payload: BTreeMap::new(),
+            archives: BTreeMap::new(),
+        }
     }
 
     fn pack(&mut self, name: &'static str, tree: &Tree, epoch: u32) -> Result<()> {

@@ -120,7 +120,7 @@ pub fn serve(request: &ServeRequest<'_>, operator: Operator, end: impl Future<Ou
 fn one_of_each(images: &[Image]) -> Result<()> {
     let mut roles = BTreeSet::new();
     for image in images {
-        let role = image.role.map_or("", spec::cluster::Role::name);
+        let role = image.role.name();
         if !roles.insert(role) {
             return Err(Error::bad_input(format!("{} is a second image for a {role}", image.name))
                 .help("give one folder for each role"));

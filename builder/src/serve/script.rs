@@ -57,11 +57,8 @@ mod tests {
 
     #[test]
     fn a_machine_loads_kernel_initramfs_start_and_root_in_this_order() {
-        let mut image = Image::default();
-        image.name = "node".into();
-        image.version = "0.1.0-x".into();
-        image.command_line = "console=ttyS0 imgbuild.roothash=ab".into();
-        image.on_esp.insert("EFI/Linux/imgbuild-a.efi".into(), "imgbuild.efi".into());
+        let on_esp = [("EFI/Linux/imgbuild-a.efi".to_owned(), "imgbuild.efi".to_owned())];
+        let image = Image::of_words("node", "0.1.0-x", "console=ttyS0 imgbuild.roothash=ab", on_esp.into());
         let text = start("http://192.0.2.1:8080", &image, "n1", true);
         let loads: Vec<&str> =
             text.lines().filter(|line| line.starts_with("kernel") || line.starts_with("initrd")).collect();
