@@ -70,8 +70,8 @@ pub mod path {
     /// POST, operators, masters alone have it: this member gives its free space back to the disk and serves
     /// nobody meanwhile; answered by `Accepted`.
     pub const ETCD_DEFRAG: &str = "/v1/etcd/defrag";
-    /// POST, masters: `HoldRequest`; this master's API server stands still until etcd's leader is another, for two
-    /// seconds at most. Answered by `Accepted` once etcd has got what it sent before, or by why not (503).
+    /// POST, masters: `HoldRequest`; this master's API server stands still until etcd's leader is another, for a
+    /// second and a half at most. Answered by `Accepted` once etcd has got what it sent before, or by why not (503).
     pub const ETCD_HOLD: &str = "/v1/etcd/hold";
     /// POST, operators: `PowerRequest`, answered by `Accepted`, or by why not (409).
     pub const REBOOT: &str = "/v1/reboot";

@@ -25,8 +25,9 @@ use tokio_rustls::rustls::ClientConfig;
 
 /// init's name of the service that is held.
 const API_SERVER: &str = "kube-apiserver";
-/// An API server stands still no longer than this, whatever becomes of etcd's leader.
-const LONGEST: Duration = Duration::from_secs(2);
+/// An API server stands still no longer than this, whatever becomes of etcd's leader: balancers take one for dead that is
+/// silent for longer (`balancer::Timing::silence_limit`).
+const LONGEST: Duration = Duration::from_millis(1500);
 /// How often etcd is asked who leads.
 const LOOK: Duration = Duration::from_millis(5);
 /// For all of it.
