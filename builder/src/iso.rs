@@ -35,8 +35,8 @@ pub struct IsoRequest<'a> {
 /// keep its state on; failures of the disk and of the tools.
 pub fn write(request: &IsoRequest<'_>, now: OffsetDateTime) -> Result<()> {
     let target = &request.target;
-    let scratch = scratch::Scratch::beside(target)?;
     let manifest = Manifest::of_build(&request.build)?;
+    let scratch = scratch::Scratch::beside(target)?;
     let role = manifest.role()?;
     request.definition.require_sound(request.context, now)?;
     let machine = bound_machine(&request.definition, request.machine.as_deref(), role)?;

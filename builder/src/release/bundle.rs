@@ -23,8 +23,8 @@ const BUFFER: usize = 1 << 18;
 /// # Errors
 /// Bad input where `out` holds no build or `target` is no file; the disk's failures.
 pub fn write(out: &Path, key: &ReleaseKey, target: &Path) -> Result<Manifest> {
-    let scratch = scratch::Scratch::beside(target)?;
     let manifest = describe(out)?;
+    let scratch = scratch::Scratch::beside(target)?;
     let text = manifest.encode().map_err(Error::from_failure)?;
     if text.len() > MANIFEST_LIMIT {
         return Err(Error::failure(format!(
