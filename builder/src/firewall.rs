@@ -16,8 +16,10 @@ use std::fmt::Write;
 pub const MODULES: [&str; 3] = ["nf_tables", "nf_conntrack", "nft_ct"];
 /// What `private` in a port's `from` stands for: RFC 1918.
 const PRIVATE: [&str; 3] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"];
-/// The pods' bridges: the CNI bridge plugin's and kube-router's.
-const POD_INTERFACES: [&str; 2] = ["cni0", "kube-bridge"];
+/// What pods are connected by, whatever the network is called: the bridge plugin's and kube-router's bridges, an add-on's
+/// bridge, or no bridge at all (Cilium, Calico). Machines are connected by cards, bonds and VLANs. Kinds as rtnetlink has
+/// them (`IFLA_INFO_KIND`).
+const POD_LINKS: [&str; 3] = ["bridge", "veth", "netkit"];
 
 /// Protocol numbers of packets in packets, by number since the image has no /etc/protocols: IPv4 in
 /// IPv4 (RFC 2003) and IPv6 in IPv6 (RFC 2473).
@@ -33,7 +35,7 @@ pub fn ruleset(profile: &Profile) -> Result<String> {
     for (name, port) in &profile.ports {
         rules.push_str(&port_rules(name, port)?);
     }
-    let interfaces = POD_INTERFACES.map(|name| format!("\"{name}\"")).join(", ");
+    let pods = POD_LINKS.map(|kind| format!("\"{kind}\"")).join(", ");
     Ok(format!(
         "\
 # The host firewall, made by imgbuild from the profile's ports: changes belong there.
@@ -88,8 +90,8 @@ table inet {TABLE} {{
         meta l4proto {{ tcp, udp, sctp }} th dport @{NODE_PORTS} accept
 
         # Pods of this machine to its DNS cache and its kubelet.
-        iifname {{ {interfaces} }} ip daddr {dns} meta l4proto {{ tcp, udp }} th dport 53 accept
-        iifname {{ {interfaces} }} tcp dport {kubelet} accept
+        meta iifkind {{ {pods} }} ip daddr {dns} meta l4proto {{ tcp, udp }} th dport 53 accept
+        meta iifkind {{ {pods} }} tcp dport {kubelet} accept
 
         # kube-router between machines: BGP, and what it sends through tunnels.
         ip saddr @{MEMBERS} tcp dport {bgp} accept
@@ -186,7 +188,7 @@ description = "CoreDNS"
         let open: Vec<&str> = text
             .lines()
             .filter(|line| line.contains("dport") && line.contains("accept"))
-            .filter(|line| !line.contains("iifname") && !line.contains('@'))
+            .filter(|line| !line.contains("iifkind") && !line.contains('@'))
             .collect();
         assert_eq!(open.len(), 2, "DHCP alone: {open:?}");
     }

@@ -1,6 +1,7 @@
 //! What the appliance does on a whole machine: one story a file, one test program for all of them, so
 //! that two machines run at a time.
 
+mod addon_network;
 mod boot_matrix;
 mod broken_service;
 mod cluster;

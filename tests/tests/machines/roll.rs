@@ -18,6 +18,7 @@ fn a_cluster_of_four_is_rolled_without_a_failed_request() {
         room.machine("m1")?.apply(&asker_on("n1"))?;
         room.machine("m1")?.wait_for(&format!("pod/{ASKER}"), "condition=Ready", ASKING_SECONDS)?;
         asked(&room, 1)?;
+        room.imgbuild("cluster health lab --wait 10m")?;
 
         room.imgbuild(&format!("upgrade {} --cluster lab", masters.display()))?;
         let log = asked(&room, 1)?;
