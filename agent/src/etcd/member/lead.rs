@@ -117,8 +117,8 @@ impl Member {
 
     /// Lets an API server go that stood still when an agent before this one ended.
     pub fn let_go(&self) {
-        let stopped = self.process(API_SERVER).map(Held::stop);
-        drop(stopped);
+        // What is dropped goes on; where there is no such process, nobody stands still.
+        drop(self.process(API_SERVER).map(Held::of));
     }
 
     async fn until_another_leads(&self, leader: &str) {
@@ -135,15 +135,19 @@ impl Member {
     }
 }
 
-/// A process that stands still, until this is dropped.
+/// A process that stands still once it is stopped, until this is dropped.
 struct Held(OwnedFd);
 
 impl Held {
-    fn stop(process: u32) -> rustix::io::Result<Held> {
+    fn of(process: u32) -> rustix::io::Result<Held> {
         let pid = i32::try_from(process).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
-        let process = pidfd_open(pid, PidfdFlags::empty())?;
-        pidfd_send_signal(&process, Signal::STOP)?;
-        Ok(Held(process))
+        pidfd_open(pid, PidfdFlags::empty()).map(Held)
+    }
+
+    fn stop(process: u32) -> rustix::io::Result<Held> {
+        let held = Held::of(process)?;
+        pidfd_send_signal(&held.0, Signal::STOP)?;
+        Ok(held)
     }
 }
 

@@ -22,8 +22,7 @@ impl Member {
     pub async fn members(&self) -> Result<Vec<EtcdMember>, String> {
         let etcd = self.client.own().await.map_err(|error| error.to_string())?;
         let members = etcd.known_members().await.map_err(|error| error.to_string())?;
-        let ask = async |member: &client::Member| self.client.status_of(member).await;
-        let mut asked: Vec<_> = members.iter().map(|member| Box::pin(ask(member))).collect();
+        let mut asked: Vec<_> = members.iter().map(|member| Box::pin(self.client.status_of(member))).collect();
         let health = all(&mut asked).await;
         drop(asked);
         let mut told: Vec<_> = members.into_iter().zip(health).map(|(member, health)| tell(member, health)).collect();
