@@ -58,9 +58,12 @@ fn a_missing_image_is_bad_input() {
 fn doctor_tells_each_thing_and_its_state() {
     let project = Project::new();
     let output = project.imgbuild(&["doctor", "--json"]).output().unwrap();
-    let checks: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let mut documents = serde_json::Deserializer::from_slice(&output.stdout).into_iter::<serde_json::Value>();
+    let checks = documents.next().unwrap().unwrap().as_array().unwrap().clone();
     let missing = checks.iter().any(|check| check["state"] == "missing" && check["need"] == "needed");
     assert_eq!(output.status.code(), Some(if missing { 1 } else { 0 }));
+    let error = documents.next().map(|event| event.unwrap());
+    assert_eq!(error.is_some_and(|event| event["event"] == "error" && event["status"] == 1), missing);
     for check in &checks {
         assert_eq!(check["state"] == "missing", check["mend"].is_string(), "{check}");
     }

@@ -1,11 +1,14 @@
 //! A cluster definition of a story's own, and the seeds that come out of it.
 
+use crate::run::run;
 use crate::{Failure, Lab, Result};
 use imgbuild::cluster::{ADMIN_KUBECONFIG, Access, DEFINITION_FILE, Definition, NewCluster};
 use imgbuild::cluster::{create, seed_files, user_kubeconfig};
 use imgbuild::project::Project;
 use spec::cluster::Role;
 use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
 use time::OffsetDateTime;
 
 const NAME: &str = "lab";
@@ -96,9 +99,27 @@ impl StoryCluster {
     /// # Errors
     /// What the command says.
     pub fn imgbuild(&self, arguments: &str) -> Result {
+        imgbuild::cli::run(self.words(arguments)?).map_err(Failure::builder)
+    }
+
+    /// The same by another operator: a process of its own, of the program that cargo has built beside the stories.
+    ///
+    /// # Errors
+    /// What the command says; there is no such program.
+    pub fn imgbuild_of_another(&self, arguments: &str, within: Duration) -> Result {
+        let words = self.words(arguments)?;
+        let own = std::env::current_exe().map_err(Failure::file("/proc/self/exe", "read"))?;
+        let program = own.ancestors().nth(2).map(|folder| folder.join(&words[0])).filter(|program| program.exists());
+        let missing = || Failure::Missing("no imgbuild beside the stories: cargo build --release --workspace".into());
+        let mut command = Command::new(program.ok_or_else(missing)?);
+        command.args(&words[1..]);
+        run(command, "", within)?.ok().map(drop)
+    }
+
+    fn words(&self, arguments: &str) -> Result<Vec<String>> {
         let project = self.project()?.display().to_string();
         let words = ["imgbuild", "--quiet", "--project", &project].into_iter().chain(arguments.split(' '));
-        imgbuild::cli::run(words.collect::<Vec<_>>()).map_err(Failure::builder)
+        Ok(words.map(str::to_owned).collect())
     }
 
     /// A project folder for `imgbuild --project`: the workspace's with this cluster in it.

@@ -1,10 +1,13 @@
 //! What the stories put into the cluster. Everything runs agnhost, which is baked into the image:
 //! no story pulls anything.
 
-use spec::ports::API_BALANCER;
+use spec::paths::PKI_DIR;
+use spec::ports::{self, API_BALANCER};
 
 /// Reference of the baked image (tests/profiles/story.toml).
 pub const AGNHOST: &str = "imgbuild.local/agnhost:1";
+/// Reference of the sandboxes' image (profiles/base.toml).
+const PAUSE: &str = "imgbuild.local/pause:1";
 /// NodePort of the Service `web`.
 pub const WEB_NODE_PORT: u16 = 30080;
 
@@ -103,6 +106,38 @@ spec:
     securityContext: {{privileged: true}}
     volumeMounts: [{{name: usr, mountPath: /usr, readOnly: true}}]
   volumes: [{{name: usr, hostPath: {{path: /usr}}}}]
+"
+    )
+}
+
+/// Name of the pod of [`etcdctl_on`].
+pub const ETCDCTL: &str = "etcdctl";
+
+/// A pod that calls etcdctl once, on the master of this name with the machine's own program and its API server's
+/// certificate. Its image is one that every machine has.
+pub fn etcdctl_on(node: &str, arguments: &str) -> String {
+    let pki = format!("{PKI_DIR}/kubernetes");
+    let key = |name: &str| format!("{pki}/{name}");
+    let mut words = vec!["/usr/bin/etcdctl".to_owned(), format!("--cacert={}", key("etcd-ca.crt"))];
+    words.extend([format!("--cert={}", key("etcd-client.crt")), format!("--key={}", key("etcd-client.key"))]);
+    words.push(format!("--endpoints=https://127.0.0.1:{}", ports::ETCD_CLIENT));
+    words.extend(arguments.split(' ').map(str::to_owned));
+    let words = words.join(", ");
+    format!(
+        r"apiVersion: v1
+kind: Pod
+metadata: {{name: {ETCDCTL}}}
+spec:
+  nodeName: {node}
+  hostNetwork: true
+  restartPolicy: Never
+  containers:
+  - name: etcdctl
+    image: {PAUSE}
+    imagePullPolicy: Never
+    command: [{words}]
+    volumeMounts: [{{name: usr, mountPath: /usr, readOnly: true}}, {{name: pki, mountPath: {pki}, readOnly: true}}]
+  volumes: [{{name: usr, hostPath: {{path: /usr}}}}, {{name: pki, hostPath: {{path: {pki}}}}}]
 "
     )
 }

@@ -6,6 +6,7 @@ use crate::{Computer, Failure, ImageDir, Lab, MASTER, NODE, Network, ROUTED_MAST
 use crate::{Result, StoryCluster, expect};
 use imgbuild::node::{Caller, Client};
 use qemu::gateway;
+use serde::de::DeserializeOwned;
 use spec::agent::{AgentStatus, SlotStatus, organization, path};
 use spec::cluster::Role;
 use spec::ports;
@@ -208,27 +209,46 @@ impl<'lab> Room<'lab> {
         self.cluster.imgbuild(&format!("node {name} --cluster lab --address 127.0.0.1:{port} {arguments}"))
     }
 
-    /// The slots of a machine's disk, as its agent knows them once it has looked.
-    pub fn slots(&self, name: &str) -> Result<Vec<SlotStatus>> {
-        let machine = self.machine(name)?;
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, machine.host_port(ports::AGENT)?));
+    /// What a machine's agent answers a reader, at this path of its API.
+    pub fn ask<T: DeserializeOwned>(&self, name: &str, path: &str) -> Result<T> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.machine(name)?.host_port(ports::AGENT)?));
         let caller = Caller::of(self.cluster.definition(), organization::READER, OffsetDateTime::now_utc());
         let client = Client::new(&caller.map_err(Failure::builder)?, name, address, ANSWER_LIMIT);
-        machine.eventually("the slots", || {
-            let status: AgentStatus =
-                client.get(path::STATUS).map_err(|trouble| Failure::Unexpected(trouble.to_string()))?;
+        client.get(path).map_err(|trouble| Failure::Unexpected(trouble.to_string()))
+    }
+
+    /// The slots of a machine's disk, as its agent knows them once it has looked.
+    pub fn slots(&self, name: &str) -> Result<Vec<SlotStatus>> {
+        self.machine(name)?.eventually("the slots", || {
+            let status: AgentStatus = self.ask(name, path::STATUS)?;
             expect(!status.slots.is_empty(), "slots", "none").map(|()| status.slots)
         })
     }
 
     /// `imgbuild` with these arguments, which asks the agents of the machines that are on.
     pub fn imgbuild(&self, arguments: &str) -> Result {
+        self.cluster.imgbuild(&self.addressed(arguments)?)
+    }
+
+    /// The same by two operators at the same moment: what came of either.
+    pub fn imgbuild_by_two(&self, arguments: &str, within: Duration) -> Result<[Result; 2]> {
+        let (cluster, arguments) = (&self.cluster, self.addressed(arguments)?);
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| cluster.imgbuild_of_another(&arguments, within));
+            let one = cluster.imgbuild(&arguments);
+            let other = other.join().map_err(|_| Failure::Unexpected("an operator's thread panicked".into()))?;
+            Ok([one, other])
+        })
+    }
+
+    /// These arguments, and where the machines that are on are reached.
+    fn addressed(&self, arguments: &str) -> Result<String> {
         let mut arguments = arguments.to_owned();
         for (place, machine) in self.places.iter().zip(&self.machines).filter(|(_, machine)| machine.is_on()) {
             // Writing to a String cannot fail.
             let _ = write!(arguments, " --address {}=127.0.0.1:{}", place.name, machine.host_port(ports::AGENT)?);
         }
-        self.cluster.imgbuild(&arguments)
+        Ok(arguments)
     }
 
     /// Waits until exactly this many nodes are Ready, by whichever master answers.

@@ -1,14 +1,13 @@
 //! The one exit path: pods, services in reverse order, what is left, file systems, reboot.
 
-use super::cgroup;
 use super::supervisor::{Goal, Supervisor};
+use super::{cgroup, spawn};
 use crate::console::{say, uptime_ms};
 use crate::{boot, clock, mounts};
 use rustix::process::{Pid, Signal, kill_process};
 use spec::paths;
 use spec::status::ServiceState;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 /// Milliseconds that pods get together, and that killed processes get to vanish.
 const PODS_PATIENCE: u64 = 90_000;
@@ -54,17 +53,12 @@ impl Supervisor {
         while self.units[kubelet].process.is_some() {
             self.round(None);
         }
-        let spawned = Command::new(paths::AGENT)
-            .arg(STOP_PODS)
-            .env_clear()
-            .env("PATH", "/usr/sbin:/usr/bin")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        let child = match spawned {
-            Ok(child) => child.id(),
-            Err(error) => return say(format!("{} {STOP_PODS}: {error}", paths::AGENT)),
+        let child = match spawn::helper(paths::AGENT, &[STOP_PODS]) {
+            Ok(started) => {
+                self.units[kubelet].outputs.push(started.output);
+                started.process
+            }
+            Err(error) => return say(format!("{STOP_PODS}: {error}")),
         };
         let end = uptime_ms() + PODS_PATIENCE;
         while !self.ended.contains(&child) {

@@ -9,6 +9,7 @@ use rustix::process::{Gid, Resource, Rlimit, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use spec::paths;
 use spec::service::{Directory, Ready, Service};
+use std::ffi::OsStr;
 use std::io;
 use std::process::{Command, Stdio};
 
@@ -72,9 +73,7 @@ pub fn start(name: &str, service: &Service) -> io::Result<Started> {
     service.directories.iter().try_for_each(make_directory)?;
     let user = service.user.as_deref().map(user).transpose()?;
     let mut command = command(service, user.as_ref())?;
-    let (output, input) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-    rustix::io::ioctl_fionbio(&output, true)?;
-    command.stdin(Stdio::null()).stdout(Stdio::from(input.try_clone()?)).stderr(Stdio::from(input));
+    let output = collect_output(&mut command)?;
     let group = cgroup::prepare(name, &service.limits)?;
     let privileges = Privileges::of(service, user.as_ref()).map_err(io::Error::other)?;
     let open_files = service.limits.open_files;
@@ -94,20 +93,34 @@ pub fn start(name: &str, service: &Service) -> io::Result<Started> {
     Ok(Started { process: child.id(), output })
 }
 
-/// Starts what is run before the service gets SIGTERM, as root and in init's own group; nothing where nothing is.
+/// Starts what is run before the service gets SIGTERM; nothing where nothing is.
 ///
 /// # Errors
 /// The program cannot be started.
 pub fn before_stop(service: &Service) -> io::Result<Option<Started>> {
     let Some((program, arguments)) = service.before_stop.split_first() else { return Ok(None) };
-    let (output, input) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-    rustix::io::ioctl_fionbio(&output, true)?;
+    helper(program, arguments).map(Some)
+}
+
+/// Starts a program that is no service, as root and in init's own group.
+///
+/// # Errors
+/// The program cannot be started.
+pub fn helper(program: &str, arguments: &[impl AsRef<OsStr>]) -> io::Result<Started> {
     let mut command = Command::new(program);
     command.args(arguments).env_clear().env("PATH", PATH).current_dir("/");
-    command.stdin(Stdio::null()).stdout(Stdio::from(input.try_clone()?)).stderr(Stdio::from(input));
-    let child = sys::spawn_with(&mut command, || sys::unblock_signals().map_err(io::Error::from));
+    let output = collect_output(&mut command)?;
+    let child = sys::spawn_with(&mut command, sys::unblock_signals);
     let child = child.map_err(|error| io::Error::new(error.kind(), format!("{program}: {error}")))?;
-    Ok(Some(Started { process: child.id(), output }))
+    Ok(Started { process: child.id(), output })
+}
+
+/// Gives a program nothing to read and one pipe for all that it writes; returns the end to read from, which never blocks.
+fn collect_output(command: &mut Command) -> io::Result<OwnedFd> {
+    let (output, input) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    rustix::io::ioctl_fionbio(&output, true)?;
+    command.stdin(Stdio::null()).stdout(Stdio::from(input.try_clone()?)).stderr(Stdio::from(input));
+    Ok(output)
 }
 
 fn command(service: &Service, user: Option<&User>) -> io::Result<Command> {

@@ -2,10 +2,12 @@
 //! cores in CI: tests/tests/masters.rs tells the same natively.
 
 use qemu::Line;
+use serde_json::Value;
+use spec::agent::{EtcdMember, path};
 use spec::ports::API_BALANCER;
 use std::time::Duration;
-use stories::manifests::{WEB_NODE_PORT, inspector_on, web_on};
-use stories::{NODE, PLAIN_MASTER, Result, Room, expect, story_with_machines};
+use stories::manifests::{ETCDCTL, WEB_NODE_PORT, etcdctl_on, inspector_on, web_on};
+use stories::{Failure, NODE, PLAIN_MASTER, Result, Room, expect, story_with_machines};
 
 const MASTERS: [&str; 3] = ["m1", "m2", "m3"];
 
@@ -24,10 +26,61 @@ fn three_masters_and_a_node_power_on_at_once() {
         answer(&room, &MASTERS)?;
         room.imgbuild("cluster health lab --wait 10m")?;
         room.imgbuild("cluster status lab")?;
+        foreign_tools_agree(&room)?;
         a_bad_line_costs_time_alone(&room)?;
         a_master_is_killed(&mut room)?;
         a_master_is_wiped(&mut room)
     });
+}
+
+/// What etcd's and Kubernetes' own tools say of a cluster that its own agents call well.
+fn foreign_tools_agree(room: &Room) -> Result {
+    let m1 = room.machine("m1")?;
+    m1.apply(&etcdctl_on("m1", "endpoint status --cluster --write-out=json"))?;
+    m1.wait_for(&format!("pod/{ETCDCTL}"), "jsonpath={.status.phase}=Succeeded", 300)?;
+    let said = m1.eventually("etcdctl's answer", || m1.kubectl(&["logs", ETCDCTL]))?;
+    println!("etcdctl endpoint status --cluster:\n{said}");
+    let told: Vec<EtcdMember> = room.ask("m1", path::ETCD_MEMBERS)?;
+    agree(&said, &told)?;
+    for name in MASTERS {
+        let said = room.kubectl_via(name, &["get", "--raw", "/readyz?verbose"])?;
+        println!("{name}'s /readyz?verbose:\n{said}");
+        let well = said.contains("[+]etcd ok") && said.ends_with("readyz check passed") && !said.contains("[-]");
+        expect(well, &format!("every check of {name} passed, etcd's too"), said)?;
+    }
+    println!("kubectl get csr:\n{}", m1.kubectl(&["get", "csr"])?);
+    let requests = m1.kubectl(&["get", "csr", "-o", REQUEST_LINES])?;
+    for name in ["m1", "m2", "m3", "n1"] {
+        let served = format!("system:node:{name} kubernetes.io/kubelet-serving Approved ");
+        expect(requests.lines().any(|line| line.starts_with(&served)), &format!("{served}and issued"), &requests)?;
+    }
+    let open = requests.lines().find(|line| !line.contains(" Approved LS0t"));
+    expect(open.is_none(), "every request approved and issued", open.unwrap_or_default())
+}
+
+/// A line for each request: who asks, for what, what was decided, and the certificate in base64 (PEM begins with LS0t).
+const REQUEST_LINES: &str = concat!(
+    "jsonpath={range .items[*]}{.spec.username} {.spec.signerName} {.status.conditions[*].type} ",
+    r#"{.status.certificate}{"\n"}{end}"#
+);
+
+/// The members, the leader and nobody's complaints by etcdctl, as the agent tells them.
+fn agree(etcdctl: &str, told: &[EtcdMember]) -> Result {
+    let endpoints: Vec<Value> =
+        serde_json::from_str(etcdctl).map_err(|error| Failure::Unexpected(format!("{etcdctl}: {error}")))?;
+    let hexadecimal = |id: &Value| format!("{:x}", id.as_u64().unwrap_or_default());
+    let mut found: Vec<(String, bool)> = Vec::new();
+    for status in endpoints.iter().map(|endpoint| &endpoint["Status"]) {
+        let (id, leader) = (&status["header"]["member_id"], &status["leader"]);
+        expect(status["errors"].is_null(), "no errors", status)?;
+        found.push((hexadecimal(id), id == leader));
+    }
+    let leads = |member: &EtcdMember| member.health.as_ref().is_some_and(|health| health.leader);
+    let mut wanted: Vec<(String, bool)> = told.iter().map(|member| (member.id.clone(), leads(member))).collect();
+    found.sort();
+    wanted.sort();
+    expect(wanted.len() == MASTERS.len(), "three members", format!("{told:?}"))?;
+    expect(found == wanted, &format!("{wanted:?} (member, leads) by etcdctl"), format!("{found:?}"))
 }
 
 /// One frame in a hundred lost, and 15 ms each way.
