@@ -136,6 +136,7 @@ spec:
     image: {PAUSE}
     imagePullPolicy: Never
     command: [{words}]
+    securityContext: {{runAsUser: 0}}
     volumeMounts: [{{name: usr, mountPath: /usr, readOnly: true}}, {{name: pki, mountPath: {pki}, readOnly: true}}]
   volumes: [{{name: usr, hostPath: {{path: /usr}}}}, {{name: pki, hostPath: {{path: {pki}}}}}]
 "
