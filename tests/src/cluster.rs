@@ -1,6 +1,5 @@
 //! A cluster definition of a story's own, and the seeds that come out of it.
 
-use crate::run::run;
 use crate::{Failure, Lab, Result};
 use imgbuild::cluster::{ADMIN_KUBECONFIG, Access, DEFINITION_FILE, Definition, NewCluster};
 use imgbuild::cluster::{create, seed_files, user_kubeconfig};
@@ -8,7 +7,6 @@ use imgbuild::project::Project;
 use spec::cluster::Role;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
 use time::OffsetDateTime;
 
 const NAME: &str = "lab";
@@ -105,15 +103,15 @@ impl StoryCluster {
     /// The same by another operator: a process of its own, of the program that cargo has built beside the stories.
     ///
     /// # Errors
-    /// What the command says; there is no such program.
-    pub fn imgbuild_of_another(&self, arguments: &str, within: Duration) -> Result {
+    /// There is no such program.
+    pub fn imgbuild_of_another(&self, arguments: &str) -> Result<Command> {
         let words = self.words(arguments)?;
         let own = std::env::current_exe().map_err(Failure::file("/proc/self/exe", "read"))?;
         let program = own.ancestors().nth(2).map(|folder| folder.join(&words[0])).filter(|program| program.exists());
         let missing = || Failure::Missing("no imgbuild beside the stories: cargo build --release --workspace".into());
         let mut command = Command::new(program.ok_or_else(missing)?);
         command.args(&words[1..]);
-        run(command, "", within)?.ok().map(drop)
+        Ok(command)
     }
 
     fn words(&self, arguments: &str) -> Result<Vec<String>> {

@@ -47,6 +47,18 @@ spec:
     )
 }
 
+/// Nothing may take the pod `web` away.
+pub fn budget_of_web() -> String {
+    r"apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata: {name: web}
+spec:
+  minAvailable: 1
+  selector: {matchLabels: {app: web}}
+"
+    .to_owned()
+}
+
 /// A pod `caller` on the node of this name, to call others from.
 pub fn caller_on(node: &str) -> String {
     let on = on(node);

@@ -1,17 +1,20 @@
 //! The machines of a cluster on one network: masters m1, m2, ... at 10.0.2.11, ... and nodes n1, n2, ...
 //! at 10.0.2.21, ..., each with the seed that binds it to its name.
 
+use crate::manifests::{ETCDCTL, etcdctl_on};
 use crate::patience::until_it_works;
 use crate::{Computer, Failure, ImageDir, Lab, MASTER, NODE, Network, ROUTED_MASTER, ROUTED_NODE};
 use crate::{Result, StoryCluster, expect};
 use imgbuild::node::{Caller, Client};
 use qemu::gateway;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use spec::agent::{AgentStatus, SlotStatus, organization, path};
 use spec::cluster::Role;
 use spec::ports;
 use std::fmt::Write;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::process::Command;
 use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 
@@ -23,6 +26,7 @@ const BEFORE_NODES: u8 = 20;
 const READY_SECONDS: u64 = 1200;
 const POWER_ON_READY_SECONDS: u64 = 900;
 const FORMED_SECONDS: u64 = 300;
+const ETCDCTL_SECONDS: u64 = 300;
 /// For one answer of an agent.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
@@ -225,20 +229,31 @@ impl<'lab> Room<'lab> {
         })
     }
 
+    /// What etcdctl answers on the master of this name, as JSON.
+    pub fn etcdctl(&self, name: &str, arguments: &str) -> Result<Value> {
+        let master = self.machine(name)?;
+        master.apply(&etcdctl_on(name, &format!("{arguments} --write-out=json")))?;
+        master.wait_for(
+            &format!("pod/{ETCDCTL}"),
+            "jsonpath={.status.containerStatuses[0].state.terminated}",
+            ETCDCTL_SECONDS,
+        )?;
+        let said = master.eventually("etcdctl's answer", || master.kubectl(&["logs", ETCDCTL]))?;
+        master.kubectl(&["delete", "pod", ETCDCTL])?;
+        println!("etcdctl {arguments}:\n{said}");
+        // Warnings, which it writes to the other stream, are objects of one line, too.
+        let document = said.lines().find(|line| line.starts_with('[')).unwrap_or_default();
+        serde_json::from_str(document).map_err(|error| Failure::Unexpected(format!("{said}: {error}")))
+    }
+
     /// `imgbuild` with these arguments, which asks the agents of the machines that are on.
     pub fn imgbuild(&self, arguments: &str) -> Result {
         self.cluster.imgbuild(&self.addressed(arguments)?)
     }
 
-    /// The same by two operators at the same moment: what came of either.
-    pub fn imgbuild_by_two(&self, arguments: &str, within: Duration) -> Result<[Result; 2]> {
-        let (cluster, arguments) = (&self.cluster, self.addressed(arguments)?);
-        std::thread::scope(|scope| {
-            let other = scope.spawn(|| cluster.imgbuild_of_another(&arguments, within));
-            let one = cluster.imgbuild(&arguments);
-            let other = other.join().map_err(|_| Failure::Unexpected("an operator's thread panicked".into()))?;
-            Ok([one, other])
-        })
+    /// The same by another operator, to be started.
+    pub fn imgbuild_of_another(&self, arguments: &str) -> Result<Command> {
+        self.cluster.imgbuild_of_another(&self.addressed(arguments)?)
     }
 
     /// These arguments, and where the machines that are on are reached.

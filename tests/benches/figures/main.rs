@@ -1,7 +1,7 @@
 //! `cargo bench -p stories`: sizes, build times, boot times and memory of the master, as the Markdown
 //! table of docs/benchmarks.md. Takes most of an hour; nothing else should run beside it.
 //!
-//! `cargo bench -p stories -- sizes builds bundle burn serve boots boots-one memory agent` picks chapters.
+//! `cargo bench -p stories -- sizes builds bundle burn serve boots boots-one downtime memory agent` picks chapters.
 
 mod agent;
 mod bare;
@@ -9,6 +9,7 @@ mod boots;
 mod builds;
 mod bundle;
 mod burn;
+mod downtime;
 mod memory;
 mod serve;
 mod sizes;
@@ -33,7 +34,7 @@ impl Row {
 
 type Chapter = fn(&Lab) -> Result<Vec<Row>>;
 
-const CHAPTERS: [(&str, Chapter); 9] = [
+const CHAPTERS: [(&str, Chapter); 10] = [
     ("sizes", sizes::measure),
     ("builds", builds::measure),
     ("bundle", bundle::measure),
@@ -41,6 +42,7 @@ const CHAPTERS: [(&str, Chapter); 9] = [
     ("serve", serve::measure),
     ("boots", boots::measure_two),
     ("boots-one", boots::measure_one),
+    ("downtime", downtime::measure),
     ("memory", memory::measure),
     ("agent", agent::measure),
 ];

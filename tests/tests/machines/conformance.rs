@@ -25,6 +25,8 @@ struct Part {
     image: &'static str,
     /// The tests' full names.
     focus: &'static [&'static str],
+    /// Of these what another part has.
+    skip: &'static str,
     /// Side by side: most of a test's time is waiting for a pod.
     processes: u32,
 }
@@ -39,12 +41,19 @@ const PODS: Part = Part {
         r"\[sig-auth\] .*\[Conformance\]",
         r"\[sig-(node|storage)\] (ConfigMap|Secrets|Pods|Projected configMap|Projected secret|Projected combined|Downward API|Projected downwardAPI|Probing container|InitContainer|Variable Expansion|Security Context|Kubelet|Containers|Container Runtime|Container Lifecycle Hook|Lease|PodTemplates|RuntimeClass|Sysctls) .*\[Conformance\]",
     ],
+    skip: GENERATION,
     processes: 4,
 };
 
+/// One of them changes a pod 500 times, and another gives the kubelet 20 seconds to follow: one at a time.
+const GENERATIONS: Part = Part { name: "generations", focus: &[GENERATION], skip: NOTHING, processes: 1, ..PODS };
+const GENERATION: &str = r"\[sig-node\] Pods Extended \(pod generation\)";
+const NOTHING: &str = "^$";
+
 /// Services and DNS: kube-proxy writes its rules a hundred times as quickly as kube-router, which calls programs for them.
 /// One at a time: they wait for a processor, not for each other, and each has its own deadlines.
-const SERVICES: Part = Part { name: "services", focus: &[r"\[sig-network\] .*\[Conformance\]"], processes: 1, ..PODS };
+const SERVICES: Part =
+    Part { name: "services", focus: &[r"\[sig-network\] .*\[Conformance\]"], skip: NOTHING, processes: 1, ..PODS };
 
 /// What kube-router does its own way: policy, and Services with EndpointSlices of every kind. One at a time: each change of
 /// a pod has it write everything anew, which takes an emulated processor a minute.
@@ -56,6 +65,7 @@ const ROUTED: Part = Part {
         r"\[sig-network\] Netpol NetworkPolicy between server and client should (support a 'default-deny-ingress' policy|enforce policy to allow traffic only from a pod in a different namespace based on PodSelector and NamespaceSelector|enforce policy based on Ports|deny egress from pods based on PodSelector|allow egress access on one named port)",
         r"\[sig-network\] EndpointSlice .*\[Conformance\]",
     ],
+    skip: NOTHING,
     processes: 1,
 };
 
@@ -63,6 +73,12 @@ const ROUTED: Part = Part {
 #[ignore = "an hour: see docs/conformance.md"]
 fn kubernetes_own_tests_of_pods_pass() {
     judge(&PODS);
+}
+
+#[test]
+#[ignore = "an hour: see docs/conformance.md"]
+fn kubernetes_own_tests_of_pods_generations_pass() {
+    judge(&GENERATIONS);
 }
 
 #[test]
@@ -108,12 +124,12 @@ fn run_tests(part: &Part, master: &Computer, folder: &Path, report: &Path) -> Re
     std::os::unix::fs::symlink(program("e2e", "e2e")?, &compiled).map_err(Failure::file(&compiled, "make"))?;
     let mut tests = Command::new(program("e2e", "ginkgo")?);
     tests.env("KUBE_TEST_REPO_LIST", registries).current_dir(folder).args(["run", "--no-color", "-v"]);
-    let (focus, processes) = match std::env::var(FOCUS) {
-        Ok(again) => (again, 1),
-        Err(_) => (part.focus.join("|"), part.processes),
+    let (focus, processes, skip) = match std::env::var(FOCUS) {
+        Ok(again) => (again, 1, SKIP.to_owned()),
+        Err(_) => (part.focus.join("|"), part.processes, format!("{SKIP}|{}", part.skip)),
     };
     tests.arg(format!("--procs={processes}")).arg(format!("--timeout={LIMIT_SECONDS}s"));
-    tests.arg(format!("--focus={focus}")).arg(format!("--skip={SKIP}"));
+    tests.arg(format!("--focus={focus}")).arg(format!("--skip={skip}"));
     tests.arg("--json-report").arg(report.file_name().unwrap_or_default()).arg(&compiled);
     tests.arg("--").arg("--kubeconfig").arg(kubeconfig);
     tests.args(["--provider=skeleton", "--num-nodes=1", "--dump-logs-on-failure=false"]);

@@ -3,9 +3,10 @@
 use images::oracle;
 use qemu::{Bus, Disk, Firmware};
 use spec::layout::Partition;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use stories::{
-    Failure, ImageDir, Lab, MASTER, NODE, RACK_MASTER, Recording, Result, StoryCluster, starts_whole, story,
+    Failure, ImageDir, Lab, MASTER, NODE, RACK_MASTER, Recording, Result, StoryCluster, expect, starts_whole, story,
 };
 
 const STICK_SIZE: u64 = 8 << 30;
@@ -126,6 +127,26 @@ fn from_a_stick_to_a_disk_with_data_by_bios_once_its_serial_is_typed() {
         rack.machine.wait_for_console("reboots as soon as it is gone", INSTALLED_SECONDS)?;
         rack.machine.power_cut()?;
         rack.starts_from_its_disk()
+    });
+}
+
+#[test]
+#[ignore = "one boot that chooses nothing; init's own tests have the rule"]
+fn of_two_identical_disks_neither_is_taken() {
+    story("install-twins", |lab| {
+        let mut rack = Rack::new(lab, "transport = \"nvme\"", |disk| Disk { bus: Bus::Nvme, ..disk })?;
+        let twin = lab.folder().join("twin.img");
+        let made = std::fs::File::create(&twin).and_then(|file| file.set_len(DISK_SIZE));
+        made.map_err(Failure::file(&twin, "make"))?;
+        rack.machine.hardware().disks.push(Disk { bus: Bus::Nvme, ..Disk::new(twin.clone()) });
+        rack.machine.power_on()?;
+        rack.machine.wait_for_console("fit alike", INSTALLED_SECONDS)?;
+        rack.machine.power_cut()?;
+        for disk in [&rack.machine.hardware().disks[1].path, &twin] {
+            let blocks = std::fs::metadata(disk).map_err(Failure::file(disk, "look at"))?.blocks();
+            expect(blocks == 0, "not one block written", format!("{}: {blocks}", disk.display()))?;
+        }
+        Ok(())
     });
 }
 

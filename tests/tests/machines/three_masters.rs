@@ -6,8 +6,8 @@ use serde_json::Value;
 use spec::agent::{EtcdMember, path};
 use spec::ports::API_BALANCER;
 use std::time::Duration;
-use stories::manifests::{ETCDCTL, WEB_NODE_PORT, etcdctl_on, inspector_on, web_on};
-use stories::{Failure, NODE, PLAIN_MASTER, Result, Room, expect, story_with_machines};
+use stories::manifests::{WEB_NODE_PORT, inspector_on, web_on};
+use stories::{NODE, PLAIN_MASTER, Result, Room, expect, story_with_machines};
 
 const MASTERS: [&str; 3] = ["m1", "m2", "m3"];
 
@@ -36,12 +36,8 @@ fn three_masters_and_a_node_power_on_at_once() {
 /// What etcd's and Kubernetes' own tools say of a cluster that its own agents call well.
 fn foreign_tools_agree(room: &Room) -> Result {
     let m1 = room.machine("m1")?;
-    m1.apply(&etcdctl_on("m1", "endpoint status --cluster --write-out=json"))?;
-    m1.wait_for(&format!("pod/{ETCDCTL}"), "jsonpath={.status.containerStatuses[0].state.terminated}", 300)?;
-    let said = m1.eventually("etcdctl's answer", || m1.kubectl(&["logs", ETCDCTL]))?;
-    println!("etcdctl endpoint status --cluster:\n{said}");
-    let told: Vec<EtcdMember> = room.ask("m1", path::ETCD_MEMBERS)?;
-    agree(&said, &told)?;
+    let said = room.etcdctl("m1", "endpoint status --cluster")?;
+    agree(&said, &room.ask::<Vec<EtcdMember>>("m1", path::ETCD_MEMBERS)?)?;
     for name in MASTERS {
         let said = room.kubectl_via(name, &["get", "--raw", "/readyz?verbose"])?;
         println!("{name}'s /readyz?verbose:\n{said}");
@@ -72,13 +68,10 @@ const REQUEST_LINES: &str = concat!(
 );
 
 /// The members, the leader and nobody's complaints by etcdctl, as the agent tells them.
-fn agree(etcdctl: &str, told: &[EtcdMember]) -> Result {
-    let document = etcdctl.lines().find(|line| line.starts_with('[')).unwrap_or_default();
-    let endpoints: Vec<Value> =
-        serde_json::from_str(document).map_err(|error| Failure::Unexpected(format!("{etcdctl}: {error}")))?;
+fn agree(etcdctl: &Value, told: &[EtcdMember]) -> Result {
     let hexadecimal = |id: &Value| format!("{:x}", id.as_u64().unwrap_or_default());
     let mut found: Vec<(String, bool)> = Vec::new();
-    for status in endpoints.iter().map(|endpoint| &endpoint["Status"]) {
+    for status in etcdctl.as_array().into_iter().flatten().map(|endpoint| &endpoint["Status"]) {
         let (id, leader) = (&status["header"]["member_id"], &status["leader"]);
         expect(status["errors"].is_null(), "no errors", status)?;
         found.push((hexadecimal(id), id == leader));
