@@ -1,8 +1,7 @@
 //! How long a master takes from power-on, and a bare script that starts the same programs beside it: an
 //! emulated machine's speed changes from day to day, the ratio of the two hardly.
 
-use crate::{Row, bare, median};
-use regex::Regex;
+use crate::{Row, bare, found, median};
 use std::time::Instant;
 use stories::{Computer, Failure, Lab, Result};
 
@@ -123,11 +122,4 @@ fn bare(lab: &Lab, cpus: u32, round: usize) -> Result<Bare> {
     machine.power_cut()?;
     let at = |what: &str| found(&console, &format!(r"bare: {what} at (\d+\.\d+) s"), 1);
     Ok(Bare { containerd: at("containerd serves")?, kubelet: at("kubelet starts")?, ready })
-}
-
-/// A number of the console.
-fn found(console: &str, pattern: &str, group: usize) -> Result<f64> {
-    let expression = Regex::new(pattern).map_err(|error| Failure::Unexpected(error.to_string()))?;
-    let number = expression.captures(console).and_then(|captures| captures.get(group)?.as_str().parse().ok());
-    number.ok_or_else(|| Failure::Unexpected(format!("the console lacks {pattern}")))
 }

@@ -1,6 +1,6 @@
 //! How long a machine is away for a new image, beside what its boot takes.
 
-use crate::Row;
+use crate::{Row, found};
 use std::time::{Duration, Instant};
 use stories::{Lab, NEXT_MASTER, Result, Room};
 
@@ -26,11 +26,15 @@ pub fn measure(lab: &Lab) -> Result<Vec<Row>> {
     });
     upgraded.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
     let (boot, away) = (boot.as_secs_f64(), away?.as_secs_f64());
-    Ok(vec![Row::new(
-        "a machine's downtime in an upgrade: from the first pod's end until its node is Ready",
-        format!("{away:.1} s"),
-        format!("its boot from power-on takes {boot:.1} s: {:.1} s more, at most {MAXIMUM} s", away - boot),
-    )])
+    let down = found(&m1.console()?, r"rebooting after (\d+) ms", 1)? / 1000.0;
+    Ok(vec![
+        Row::new(
+            "a machine's downtime in an upgrade: from the first pod's end until its node is Ready",
+            format!("{away:.1} s"),
+            format!("its boot from power-on takes {boot:.1} s: {:.1} s more, at most {MAXIMUM} s", away - boot),
+        ),
+        Row::new("of it until it reboots", format!("{down:.1} s"), ""),
+    ])
 }
 
 fn timed(work: impl FnOnce() -> Result) -> Result<Duration> {

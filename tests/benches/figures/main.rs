@@ -14,9 +14,10 @@ mod memory;
 mod serve;
 mod sizes;
 
+use regex::Regex;
 use std::path::Path;
 use std::process::ExitCode;
-use stories::{ImageDir, Lab, Result, scratch_lab};
+use stories::{Failure, ImageDir, Lab, Result, scratch_lab};
 
 /// A row of the table.
 pub struct Row {
@@ -51,6 +52,13 @@ fn median(figures: impl Iterator<Item = f64>) -> f64 {
     let mut all: Vec<f64> = figures.collect();
     all.sort_by(f64::total_cmp);
     all[all.len() / 2]
+}
+
+/// A number of the console.
+fn found(console: &str, pattern: &str, group: usize) -> Result<f64> {
+    let expression = Regex::new(pattern).map_err(|error| Failure::Unexpected(error.to_string()))?;
+    let number = expression.captures(console).and_then(|captures| captures.get(group)?.as_str().parse().ok());
+    number.ok_or_else(|| Failure::Unexpected(format!("the console lacks {pattern}")))
 }
 
 /// The files of an image's root.
