@@ -34,7 +34,7 @@ impl<'lab> Rack<'lab> {
         let mut machine = lab.machine("m1", &image)?;
         stories::burn(&image.disk, machine.disk(), STICK_SIZE)?;
         machine.take_seed(&cluster, Some("m1"))?;
-        let own = empty_disk(lab)?;
+        let own = empty_disk(lab, "own.img")?;
         let hardware = machine.hardware();
         hardware.disks[0].bus = Bus::UsbStorage;
         hardware.disks.push(disk(own));
@@ -51,7 +51,7 @@ impl<'lab> Rack<'lab> {
         let mut machine = lab.machine("m1", &image)?;
         let hardware = machine.hardware();
         hardware.memory_mib = MEMORY_FOR_A_ROOT_MIB;
-        hardware.disks = vec![Disk { bus: Bus::UsbCd, ..Disk::new(iso) }, empty_disk(lab)?];
+        hardware.disks = vec![Disk { bus: Bus::UsbCd, ..Disk::new(iso) }, empty_disk(lab, "own.img")?];
         Ok(Rack { lab, machine })
     }
 
@@ -75,8 +75,8 @@ impl<'lab> Rack<'lab> {
     }
 }
 
-fn empty_disk(lab: &Lab) -> Result<Disk> {
-    let path = lab.folder().join("own.img");
+fn empty_disk(lab: &Lab, name: &str) -> Result<Disk> {
+    let path = lab.folder().join(name);
     let made = std::fs::File::create(&path).and_then(|file| file.set_len(DISK_SIZE));
     made.map_err(Failure::file(&path, "make"))?;
     Ok(Disk { ignore_flush: true, ..Disk::new(path) })
@@ -135,14 +135,12 @@ fn from_a_stick_to_a_disk_with_data_by_bios_once_its_serial_is_typed() {
 fn of_two_identical_disks_neither_is_taken() {
     story("install-twins", |lab| {
         let mut rack = Rack::new(lab, "transport = \"nvme\"", |disk| Disk { bus: Bus::Nvme, ..disk })?;
-        let twin = lab.folder().join("twin.img");
-        let made = std::fs::File::create(&twin).and_then(|file| file.set_len(DISK_SIZE));
-        made.map_err(Failure::file(&twin, "make"))?;
-        rack.machine.hardware().disks.push(Disk { bus: Bus::Nvme, ..Disk::new(twin.clone()) });
+        let twin = Disk { bus: Bus::Nvme, ..empty_disk(lab, "twin.img")? };
+        rack.machine.hardware().disks.push(twin);
         rack.machine.power_on()?;
         rack.machine.wait_for_console("fit alike", INSTALLED_SECONDS)?;
         rack.machine.power_cut()?;
-        for disk in [&rack.machine.hardware().disks[1].path, &twin] {
+        for Disk { path: disk, .. } in &rack.machine.hardware().disks[1..] {
             let blocks = std::fs::metadata(disk).map_err(Failure::file(disk, "look at"))?.blocks();
             expect(blocks == 0, "not one block written", format!("{}: {blocks}", disk.display()))?;
         }
