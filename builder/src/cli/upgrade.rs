@@ -58,7 +58,11 @@ pub(super) fn execute(context: &Context, arguments: &UpgradeArguments) -> Result
         nodes_at_once: usize::from(arguments.nodes_at_once),
     };
     let manifests: Vec<_> = bundles.iter().map(|bundle| &bundle.manifest).collect();
-    let plan = plan(&roll.look()?, &manifests, &arguments.canary)?;
+    let survey = roll.look()?;
+    if !survey.troubles.is_empty() {
+        roll.beside_no_other()?;
+    }
+    let plan = plan(&survey, &manifests, &arguments.canary)?;
     if context.json {
         let value = serde_json::to_value(&plan).map_err(|error| Error::because("the plan cannot be shown", error))?;
         print_json(&value)?;
