@@ -362,6 +362,11 @@ fn no_roll_begins_while_a_machine_is_missing() {
     let (_, said) = fleet.project.failed(&fleet.roll(&[], &bundles));
     says(&said, &["cluster lab is not well: m2", "it begins when nothing else is missing"]);
     assert!(fleet.done().is_empty(), "{:?}", fleet.done());
+    // Beside another's roll the plan alone leaves the lock alone.
+    let fleet = Fleet::new(&Faults { another_rolls: true, is_away: "m2", ..Faults::default() });
+    let (_, said) = fleet.project.failed(&fleet.roll(&["--plan"], &bundles));
+    says(&said, &["cluster lab is not well: m2"]);
+    assert!(fleet.done().is_empty(), "{:?}", fleet.done());
 }
 
 #[test]

@@ -59,7 +59,8 @@ pub(super) fn execute(context: &Context, arguments: &UpgradeArguments) -> Result
     };
     let manifests: Vec<_> = bundles.iter().map(|bundle| &bundle.manifest).collect();
     let survey = roll.look()?;
-    if !survey.troubles.is_empty() {
+    // It asks for the lock, and a plan alone writes nothing.
+    if !arguments.plan && !survey.troubles.is_empty() {
         roll.beside_no_other()?;
     }
     let plan = plan(&survey, &manifests, &arguments.canary)?;
