@@ -32,12 +32,14 @@ fn masters(room: &Room, cluster: &StoryCluster) -> Result<[Native; 3]> {
     Ok([master(1)?, master(2)?, master(3)?])
 }
 
-/// Three masters that are on and have formed their cluster.
+/// Three masters that are on, have formed their cluster and have written down that they are its members: one whose
+/// power is cut before it has will not answer for the cluster alone.
 fn formed(lab: &Lab) -> Result<(Room, StoryCluster, [Native; 3])> {
     let (room, cluster) = (Room::new()?, definition(lab)?);
     let mut masters = masters(&room, &cluster)?;
     power_on(&mut masters)?;
     masters.iter().try_for_each(|master| has_voters(master, 3))?;
+    masters.iter().try_for_each(|master| says(master, &format!("etcd {}", spec::status::ETCD_HEALTHY)))?;
     Ok((room, cluster, masters))
 }
 
@@ -109,9 +111,7 @@ fn two_masters_wait_for_the_third_before_they_form() {
 #[test]
 fn two_wiped_masters_wait_for_the_one_that_holds_the_data() {
     story("native-two-wiped", |lab| {
-        let (room, cluster) = (Room::new()?, definition(lab)?);
-        let mut masters = masters(&room, &cluster)?;
-        power_on(&mut masters)?;
+        let (_room, cluster, mut masters) = formed(lab)?;
         put(&masters[0], "word")?;
         masters[2].power_cut();
         masters[0].wipe(&cluster)?;
