@@ -18,6 +18,7 @@ use std::net::SocketAddrV4;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use time::OffsetDateTime;
+use ureq::http::StatusCode;
 
 /// For one answer.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -64,7 +65,7 @@ impl Roll<'_> {
     /// Another roll.
     pub fn beside_no_other(&self) -> Result<()> {
         match self.lock(true) {
-            Err(error) if is_of_another(&error) => Err(error),
+            Err(declined) if declined.is_of_another() => Err(declined.error),
             // Whoever looked at the cluster has more to say of it.
             _ => Ok(()),
         }
@@ -86,7 +87,7 @@ impl Roll<'_> {
         });
         // Whoever comes next need not wait for it.
         let released = self.lock(true);
-        rolled.and(released)
+        rolled.and(released.map_err(Error::from))
     }
 
     fn steps(&self, plan: &Plan, lost: &AtomicBool) -> Result<()> {
@@ -137,8 +138,8 @@ impl Roll<'_> {
     }
 
     fn cordon(&self, machine: &str, unschedulable: bool) -> Result<()> {
-        self.ask_master::<_, Accepted>(&path::of_node(path::CORDON, machine), &CordonRequest { unschedulable })
-            .map(drop)
+        let request = CordonRequest { unschedulable };
+        Ok(self.ask_master::<_, Accepted>(&path::of_node(path::CORDON, machine), &request).map(drop)?)
     }
 
     fn drain(&self, machine: &str) -> Result<()> {
@@ -181,7 +182,7 @@ impl Roll<'_> {
         }
     }
 
-    fn lock(&self, release: bool) -> Result<()> {
+    fn lock(&self, release: bool) -> std::result::Result<(), Declined> {
         let request = LockRequest { holder: self.holder.clone(), seconds: LOCK_SECONDS, release };
         self.ask_master::<_, Accepted>(path::LOCK, &request).map(drop)
     }
@@ -196,7 +197,7 @@ impl Roll<'_> {
             }
             match self.lock(false) {
                 Ok(()) => renewed = Instant::now(),
-                Err(error) if is_of_another(&error) => lost.store(true, Ordering::SeqCst),
+                Err(declined) if declined.is_of_another() => lost.store(true, Ordering::SeqCst),
                 // A master that reboots just now, most likely.
                 Err(_) => {}
             }
@@ -204,17 +205,24 @@ impl Roll<'_> {
     }
 
     /// The first master that answers.
-    fn ask_master<Q: Serialize, A: DeserializeOwned>(&self, path: &str, question: &Q) -> Result<A> {
+    fn ask_master<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        path: &str,
+        question: &Q,
+    ) -> std::result::Result<A, Declined> {
         let mut last = None;
         for master in self.definition.cluster.masters() {
             let client = self.client(&master.name, organization::OPERATOR)?;
-            match client.post(path, question) {
+            let declined = match client.post(path, question) {
                 Ok(answer) => return Ok(answer),
-                Err(trouble @ Trouble::Refused { code, .. }) if code != 503 => return Err(client.error(&trouble)),
-                Err(trouble) => last = Some(client.error(&trouble)),
+                Err(trouble) => Declined::of(&client, &trouble),
+            };
+            if declined.code.is_some_and(|code| code != StatusCode::SERVICE_UNAVAILABLE.as_u16()) {
+                return Err(declined);
             }
+            last = Some(declined);
         }
-        Err(last.unwrap_or_else(|| Error::failure("the cluster has no master")))
+        Err(last.unwrap_or_else(|| Error::failure("the cluster has no master").into()))
     }
 
     /// With a certificate of its own: a roll may last longer than one does.
@@ -226,6 +234,33 @@ impl Roll<'_> {
     }
 }
 
-fn is_of_another(error: &Error) -> bool {
-    error.to_string().contains("rolls through")
+/// Why no master did what was asked.
+struct Declined {
+    /// Of a master that answered.
+    code: Option<u16>,
+    error: Error,
+}
+
+impl Declined {
+    fn of(client: &Client, trouble: &Trouble) -> Declined {
+        let code = if let Trouble::Refused { code, .. } = trouble { Some(*code) } else { None };
+        Declined { code, error: client.error(trouble) }
+    }
+
+    /// What a master says of the lock when somebody else rolls.
+    fn is_of_another(&self) -> bool {
+        self.code == Some(StatusCode::CONFLICT.as_u16())
+    }
+}
+
+impl From<Error> for Declined {
+    fn from(error: Error) -> Declined {
+        Declined { code: None, error }
+    }
+}
+
+impl From<Declined> for Error {
+    fn from(declined: Declined) -> Error {
+        declined.error
+    }
 }
